@@ -1,0 +1,232 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The command line: ``monai-u2 report``, ``monai-u2 phantom``, ``monai-u2 version``.
+
+Arguments are checked before anything heavy is imported; the work itself is the bundle's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monai_u2.exceptions import InputError, find_input_error
+
+__all__ = ["main"]
+
+DEFAULT_BUNDLE = Path("bundles") / "u2llm"
+USER_ERROR = 2
+
+
+class _Command:
+    """A command whose arguments were all understood: fire runs a function before it complains of an unknown flag."""
+
+    def __init__(self, function: Callable[..., None], **arguments: Any) -> None:
+        self._function = function
+        self._arguments = arguments
+
+    def _run(self) -> None:
+        self._function(**self._arguments)
+
+
+def report(
+    input: str,
+    output: str,
+    bundle: str | None = None,
+    question: str | None = None,
+    series: str | None = None,
+    device: str | None = None,
+    verbose: bool = False,
+) -> _Command:
+    """Write the report of one CT: report.txt, report.json, overview.png. Not for clinical use.
+
+    Args:
+        input: a NIfTI, NRRD, or MetaImage file, or a folder of a DICOM series.
+        output: folder for the report; made if it isn't there.
+        bundle: folder of the bundle; by default bundles/u2llm here or in the package's checkout.
+        question: what to ask of the CT instead of the whole report.
+        series: SeriesInstanceUID to read where a DICOM folder holds several.
+        device: where the model runs, such as cpu or cuda:0; by default what the bundle's config says.
+        verbose: show the log of MONAI and of the bundle.
+    """
+    return _Command(_report, **locals())
+
+
+def phantom(
+    root: str, train: int = 0, validation: int = 0, test: int = 0, dicom: bool = False, workers: int | None = None
+) -> _Command:
+    """Write synthetic chest-abdomen CT with reports and truth.
+
+    Args:
+        root: folder for the data set; made if it isn't there.
+        train: number of training cases.
+        validation: number of validation cases.
+        test: number of test cases.
+        dicom: write each CT as a DICOM series instead of NIfTI.
+        workers: number of processes; by default one per core.
+    """
+    return _Command(_phantom, **locals())
+
+
+def version() -> _Command:
+    """Print the version of monai_u2."""
+    return _Command(_version)
+
+
+def main() -> None:
+    """Run the command line: exit code 2 and one message for what the user can mend, a traceback for the rest."""
+    import fire
+    from fire.decorators import SetParseFns
+
+    # without a parse function, fire would make numbers of "1.2" and lists of "[a]"
+    texts = {"bundle": str, "question": str, "series": str, "device": str}
+    commands = {
+        "report": SetParseFns(input=str, output=str, **texts)(report),
+        "phantom": SetParseFns(root=str)(phantom),
+        "version": version,
+    }
+    command = fire.Fire(
+        commands, name="monai-u2", serialize=lambda result: None if isinstance(result, _Command) else result
+    )
+    if not isinstance(command, _Command):
+        return  # fire has shown its help
+    try:
+        command._run()
+    except Exception as error:
+        mistake = find_input_error(error)
+        if mistake is None:
+            raise
+        sys.stderr.write(f"monai-u2: {mistake}\n")
+        sys.exit(USER_ERROR)
+
+
+def _report(
+    input: str,
+    output: str,
+    bundle: str | None,
+    question: str | None,
+    series: str | None,
+    device: str | None,
+    verbose: bool,
+) -> None:
+    start = time.monotonic()
+    image, folder = Path(input).expanduser(), Path(output).expanduser()
+    if not image.exists():
+        raise InputError(f"{image}: no such file or folder; expected a CT to report on. Check the path.")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: --output is a file; expected a folder. Give another name.")
+    if question is not None and not question.strip():
+        raise InputError("--question is empty; expected a question. Leave it out to get the whole report.")
+    root = _find_bundle(bundle)
+    written = folder / "report.json"
+    before = _stamp(written)
+    overrides = {"question": question, "series_uid": series, "device": device}
+    overrides |= {"bundle_root": str(root), "input_image": str(image.resolve()), "output_dir": str(folder.resolve())}
+    _run_inference(root, verbose, {key: value for key, value in overrides.items() if value is not None})
+    if _stamp(written) in (None, before):
+        raise RuntimeError(f"the bundle {root} ran, but wrote no {written}")
+    content = json.loads(written.read_text(encoding="utf-8"))
+    lines = [content["report"], ""] + [f"Warning: {text}" for text in content["warnings"]]
+    lines.append(f"Not for clinical use. Written to {folder} in {time.monotonic() - start:.1f} s.")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _find_bundle(bundle: str | None) -> Path:
+    if bundle is not None:
+        candidates = [Path(bundle).expanduser()]
+    else:
+        candidates = [Path.cwd() / DEFAULT_BUNDLE, Path(__file__).resolve().parents[1] / DEFAULT_BUNDLE]
+    root = next((path.resolve() for path in candidates if path.is_dir()), None)
+    if root is None:
+        searched = " or ".join(str(path) for path in candidates)
+        raise InputError(f"no bundle at {searched}; expected a bundle's folder. Pass it with --bundle DIR.")
+    for needed, way_out in (
+        ("configs/inference.json", "Give the bundle's root folder with --bundle DIR."),
+        ("models/model.pt", "Train it (see the bundle's README), or give a bundle with a model with --bundle DIR."),
+    ):
+        if not (root / needed).is_file():
+            raise InputError(f"{root}: no {needed} in it; expected a bundle with configs and model. {way_out}")
+    return root
+
+
+def _run_inference(root: Path, verbose: bool, overrides: dict[str, str]) -> None:
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    else:
+        # what the user must know is in the report's warnings or raised
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+    _check_device(overrides.get("device", "cpu"))
+    from monai.bundle import ConfigWorkflow
+
+    workflow = ConfigWorkflow(
+        config_file=str(root / "configs" / "inference.json"),
+        meta_file=str(root / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="infer",
+        **{key: _literal(value) for key, value in overrides.items()},
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or one that this machine hasn't got
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {device}: {reason}. Give cpu, or a device that this machine has.") from error
+
+
+def _literal(text: str) -> str:
+    """Write a text so that MONAI's config parser takes it as it is: in plain ones it gives $, @, %, and # a meaning."""
+    return f"$bytes.fromhex('{text.encode().hex()}').decode()"
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Tell two states of a file apart; None where it isn't there."""
+    if not file.is_file():
+        return None
+    state = file.stat()
+    return state.st_ino, state.st_mtime_ns
+
+
+def _phantom(root: str, train: int, validation: int, test: int, dicom: bool, workers: int | None) -> None:
+    numbers = {"train": train, "validation": validation, "test": test}
+    for name, number, lowest in [
+        *((name, number, 0) for name, number in numbers.items()),
+        ("workers", workers or 1, 1),
+    ]:
+        if not isinstance(number, int) or isinstance(number, bool) or number < lowest:
+            raise InputError(f"--{name} is {number!r}; expected a whole number of at least {lowest}.")
+    if not any(numbers.values()):
+        raise InputError("no cases asked for; give --train N, --validation N, or --test N.")
+    from monai_u2.data.phantom import generate_phantoms
+
+    generate_phantoms(root, num_train=train, num_validation=validation, num_test=test, num_workers=workers, dicom=dicom)
+    sys.stdout.write(f"{sum(numbers.values())} cases in {root}\n")
+
+
+def _version() -> None:
+    import monai_u2
+
+    sys.stdout.write(f"{monai_u2.__version__}\n")

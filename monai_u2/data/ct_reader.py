@@ -1,0 +1,270 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""One reader for the volumes a CT comes in: NIfTI, NRRD, MetaImage, and DICOM."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data.image_reader import ImageReader
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+from monai_u2.data.dicom import read_series
+from monai_u2.exceptions import InputError
+
+__all__ = ["CTReader", "CTVolume"]
+
+_SOURCES = {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "metaimage",
+    ".mhd": "metaimage",
+}
+_EXPECTED = (
+    "a NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), or MetaImage (.mha, .mhd) file, or a folder of a DICOM series"
+)
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class CTVolume:
+    """What :meth:`CTReader.read` returns.
+
+    Attributes:
+        array: (X, Y, Z), numbers in HU.
+        affine: (4, 4) float64, voxel index to RAS mm.
+        source: "nifti", "nrrd", "metaimage", or "dicom".
+        series: 16 hex digits that tell scans apart: SHA-256 of the file's bytes or of the SeriesInstanceUID.
+        warnings: texts for the report.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    source: str
+    series: str
+    warnings: list[str] = field(default_factory=list)
+
+
+class CTReader(ImageReader):
+    """Reader of one CT volume that refuses what isn't whole, 3-D, or finite.
+
+    :py:class:`monai_u2.transforms.LoadCT` reads with it. MONAI's ``LoadImage`` hides the errors of the readers that it
+    was built with, so give it this one at call time: ``LoadImage()(filename, reader=CTReader())``.
+
+    Args:
+        series_uid: SeriesInstanceUID to read where a DICOM folder holds several.
+    """
+
+    def __init__(self, series_uid: str | None = None) -> None:
+        super().__init__()
+        self.series_uid = series_uid
+
+    def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
+        """Return whether every path is a folder or has a suffix that this reader knows."""
+        return all(Path(name).is_dir() or _source(Path(name)) is not None for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[str | Path] | str | Path, **kwargs: Any) -> CTVolume:
+        """Read one volume completely.
+
+        Raises:
+            InputError: the file or folder is missing, of an unknown kind, broken or cut off; the image is not 3-D, not
+                gray, has NaN or infinite voxels, one value only, or an affine that can't be inverted; or what
+                :py:func:`monai_u2.data.read_series` refuses in a DICOM series.
+        """
+        paths = [Path(name) for name in ensure_tuple(data)]
+        if len(paths) != 1:
+            raise InputError(f"{len(paths)} paths given as one image; expected one: a report describes one CT.")
+        path = paths[0]
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; expected {_EXPECTED}. Check the path.")
+        source = "dicom" if path.is_dir() or _is_dicom(path) else _source(path)
+        if source is None:
+            raise InputError(f"{path.name}: unknown kind of file; expected {_EXPECTED}. Convert it to one of these.")
+        if source == "dicom":
+            array, affine, info = read_series(path, self.series_uid)
+            volume = CTVolume(array, affine, source, info["series"], info["warnings"])
+        elif self.series_uid is not None:
+            raise InputError(f"{path.name}: a series was chosen ({self.series_uid}), but this is a file, not DICOM.")
+        else:
+            volume = _read_nifti(path) if source == "nifti" else _read_itk(path, source)
+        _check_geometry(path, volume.affine)
+        _check_voxels(path, volume.array)
+        return volume
+
+    def get_data(self, img: CTVolume) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the array (X, Y, Z) and MONAI's metadata, plus ``source``, ``series``, and ``warnings`` (lines)."""
+        return img.array, {
+            MetaKeys.AFFINE: img.affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: img.affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.array(img.array.shape),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),  # MONAI's "no channel"
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            "source": img.source,
+            "series": img.series,
+            "warnings": "\n".join(img.warnings),  # MONAI can't collate lists of different lengths
+        }
+
+
+def _source(path: Path) -> str | None:
+    name = path.name.lower()
+    return next((source for suffix, source in _SOURCES.items() if name.endswith(suffix)), None)
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _read_nifti(path: Path) -> CTVolume:
+    import nibabel as nib
+
+    content = path.read_bytes()
+    series = hashlib.sha256(content).hexdigest()[:16]
+    if path.name.lower().endswith(".gz"):
+        try:
+            # unpacked at once: nibabel stops at the last voxel and never checks the sum at the end
+            content = gzip.decompress(content)
+        except gzip.BadGzipFile as error:
+            raise InputError(
+                f"{path.name}: not a gzip file or damaged ({error}); expected a compressed NIfTI. "
+                "Copy it again, or write it with nib.save."
+            ) from error
+        except (EOFError, zlib.error) as error:
+            raise InputError(
+                f"{path.name}: the compressed file is cut off or damaged ({error}); expected a whole NIfTI. "
+                "Copy or download it again."
+            ) from error
+    image_class = nib.Nifti2Image if content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Image
+    try:
+        image = image_class.from_bytes(content)
+        if image.get_data_dtype().fields or image.get_data_dtype().kind not in "iuf":
+            raise InputError(
+                f"{path.name}: its voxels are {image.get_data_dtype()} (color or complex); "
+                "expected one number in HU each. Give the CT itself."
+            )
+        _check_dimensions(path, image.shape)
+        array = np.asarray(image.dataobj, dtype=np.float32)  # applies scl_slope and scl_inter
+    except InputError:
+        raise
+    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError, OSError) as error:
+        raise InputError(
+            f"{path.name}: can't be read as NIfTI ({' '.join(str(error).split())}); expected a whole NIfTI-1 or NIfTI-2 file. "
+            "It may be cut off or of another kind: copy it again, or convert it."
+        ) from error
+    return CTVolume(
+        array.reshape(image.shape[:3]), np.array(image.affine), "nifti", series, _nifti_warnings(image.header)
+    )
+
+
+def _nifti_warnings(header: Any) -> list[str]:
+    import nibabel as nib
+
+    qform, qcode = header.get_qform(coded=True)
+    sform, scode = header.get_sform(coded=True)
+    if not qcode and not scode:
+        return [
+            "the NIfTI header says nothing about orientation (sform and qform codes are 0): "
+            "left and right may be swapped"
+        ]
+    if qcode and scode:
+        codes = ["".join(nib.aff2axcodes(affine)) for affine in (sform, qform)]
+        if codes[0] != codes[1]:
+            return [
+                f"the NIfTI header's two orientations differ (sform {codes[0]}, qform {codes[1]}): sform was used, "
+                "and left and right may be swapped"
+            ]
+    return []
+
+
+def _read_itk(path: Path, source: str) -> CTVolume:
+    import itk
+
+    try:
+        image_io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+        if image_io is None:
+            raise InputError(f"{path.name}: not a {source} file, whatever its suffix says. Convert or copy it again.")
+        image_io.SetFileName(str(path))
+        image_io.ReadImageInformation()
+        _check_dimensions(path, [image_io.GetDimensions(axis) for axis in range(image_io.GetNumberOfDimensions())])
+        if image_io.GetNumberOfComponents() != 1:
+            raise InputError(
+                f"{path.name}: {image_io.GetNumberOfComponents()} values a voxel (color or complex); "
+                "expected one number in HU each. Give the CT itself."
+            )
+        image = itk.imread(str(path))
+        array = itk.array_from_image(image)
+    except InputError:
+        raise
+    except Exception as error:  # ITK's wrapping raises RuntimeError, KeyError, and TypeError
+        raise InputError(
+            f"{path.name}: can't be read as {source} ({_itk_reason(error)}); expected a whole file. "
+            "It may be cut off, or its data file missing: copy it again."
+        ) from error
+    series = hashlib.sha256(array.data).hexdigest()[:16]
+    affine = np.eye(4)
+    affine[:3, :3] = itk.array_from_matrix(image.GetDirection())[:3, :3] * np.array(image.GetSpacing())[:3]
+    affine[:3, 3] = np.array(image.GetOrigin())[:3]
+    array = array.T
+    return CTVolume(array.reshape(array.shape[:3]), _LPS_TO_RAS @ affine, source, series)
+
+
+def _itk_reason(error: Exception) -> str:
+    """Return what ITK says went wrong, without the places in its own source."""
+    lines = [line for line in str(error).splitlines() if "ITK ERROR" in line]
+    return lines[0].split("ITK ERROR:", 1)[1].split("):", 1)[-1].strip() if lines else type(error).__name__
+
+
+def _check_dimensions(path: Path, shape: Sequence[int]) -> None:
+    extra = [axis for axis, size in enumerate(shape) if axis > 2 and size != 1]
+    if extra:
+        raise InputError(
+            f"{path.name}: {len(shape)}-D image of shape {tuple(shape)}; expected one 3-D volume. Choose an index "
+            f"of axis {extra[0]}, 0 to {shape[extra[0]] - 1}, and save that volume alone: img = nibabel.load(...); "
+            "nibabel.save(img.slicer[..., 0], 'volume.nii.gz')"
+        )
+    if len(shape) < 3 or min(shape[:3]) < 2:
+        raise InputError(
+            f"{path.name}: 2-D image of shape {tuple(shape)}; expected a 3-D volume with at least 2 voxels along each "
+            "axis. Give the whole CT, not one slice."
+        )
+
+
+def _check_geometry(path: Path, affine: np.ndarray) -> None:
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    # the volume of a voxel against that of a box with its edges: 1 for right angles, 0 for a flat one
+    if not np.isfinite(affine).all() or not spacing.all() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
+        raise InputError(
+            f"{path.name}: the affine {affine[:3].round(3).tolist()} can't be inverted, so voxels have no place in the "
+            "patient; expected three independent axes in mm. Export or convert the image again."
+        )
+
+
+def _check_voxels(path: Path, array: np.ndarray) -> None:
+    low, high = array.min(), array.max()  # NaN wins in both
+    if not (np.isfinite(low) and np.isfinite(high)):
+        num_nan, num_infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+        raise InputError(
+            f"{path.name}: {num_nan} NaN and {num_infinite} infinite voxels of {array.size}; expected HU everywhere. "
+            "Export the image again, or fill them with -1024 where they lie outside the scan."
+        )
+    if low == high:
+        raise InputError(f"{path.name}: all {array.size} voxels are {low}; expected a CT in HU. Check the export.")

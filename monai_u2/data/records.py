@@ -1,0 +1,162 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Records: the JSON Lines that every stage reads and writes, one object a line.
+
+``image`` (str)
+    path of the volume, relative to the JSON Lines file's folder or absolute.
+``question`` (str), ``answer`` (str)
+    what is asked about the volume and what is to be answered. ``answer`` may be missing only where nothing is trained
+    on.
+
+Optional keys, kept as they are when they have the right type:
+
+``kind`` (str)
+    "report", "region" or "finding": what sort of question it is.
+``case`` (int)
+    number of the case in its data set.
+``findings`` (list of str)
+    labels of the findings in the volume, ``[]`` for a normal one.
+``lesion_mask`` (str), ``truth`` (str)
+    paths like ``image``: a uint8 volume of the same geometry, 0 for background; a JSON file with what is known of the
+    case.
+
+Any other key is kept as it is. Records of one image follow each other or don't: :func:`group_by_image` gathers them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai_u2.exceptions import InputError
+
+PATH_KEYS = ("image", "lesion_mask", "truth")
+_TYPES: dict[str, tuple[type, str]] = {
+    "image": (str, "a string"),
+    "question": (str, "a string"),
+    "answer": (str, "a string"),
+    "kind": (str, "a string"),
+    "case": (int, "an integer"),
+    "findings": (list, "a list of strings"),
+    "lesion_mask": (str, "a string"),
+    "truth": (str, "a string"),
+}
+_CONVERSATION_KEYS = ("question", "answer", "kind")
+
+
+def load_records(path: str | Path, *, require_answer: bool = True) -> list[dict[str, Any]]:
+    """Load and check records; paths in them become absolute (whether the files exist is not looked at).
+
+    Args:
+        path: a JSON Lines file, UTF-8; blank lines are skipped.
+        require_answer: refuse records without ``answer``. An answer that is there must not be empty in any case.
+
+    Raises:
+        InputError: for a missing, unreadable or empty file and for a record that isn't as the module describes; the
+            message
+            names file, line, value and what was expected.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path}: {what}; expected a JSON Lines file with one record a line")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); expected JSON Lines"
+        ) from error
+    folder = path.absolute().parent
+    records = [
+        _checked(_parsed(line, f"{path}, line {number}"), f"{path}, line {number}", require_answer, folder)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not records:
+        raise InputError(f"{path}: holds no records; expected one JSON object a line")
+    return records
+
+
+def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as JSON Lines. The file appears whole or not at all; its folder is made where needed."""
+    text = "".join(json.dumps(dict(record), ensure_ascii=False) + "\n" for record in records)
+    write_text_atomically(Path(path), text)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text under a temporary name beside ``path``, then move it there in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def group_by_image(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Gather the records of each image, in the order in which the images first appear.
+
+    Returns:
+        one dict for each image: ``image``, ``conversations`` (dicts of ``question`` and, where the record has them,
+        ``answer`` and ``kind``, in order), and the image's other keys as its first record gives them.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for record in records:
+        group = groups.setdefault(record["image"], {"image": record["image"], "conversations": []})
+        group["conversations"].append({key: record[key] for key in _CONVERSATION_KEYS if key in record})
+        for key, value in record.items():
+            if key not in _CONVERSATION_KEYS:
+                group.setdefault(key, value)
+    return list(groups.values())
+
+
+def _parsed(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where}: is not JSON: {error.msg} at column {error.colno}; expected one object a line"
+        ) from error
+
+
+def _checked(record: Any, where: str, require_answer: bool, folder: Path) -> dict[str, Any]:
+    """Return a record with absolute paths, or raise an :class:`InputError` that says what is wrong with it."""
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: is {_name_of(record)}; expected an object with 'image', 'question' and 'answer'")
+    required = ("image", "question", "answer") if require_answer else ("image", "question")
+    for key in required:
+        if key not in record:
+            raise InputError(
+                f"{where}: has no {key!r} (its keys: {', '.join(record) or 'none'}); add it or drop the line"
+            )
+    for key, (kind, name) in _TYPES.items():
+        if key in record and (not isinstance(record[key], kind) or isinstance(record[key], bool)):
+            raise InputError(f"{where}: {key!r} is {_name_of(record[key])}; expected {name}")
+    if not all(isinstance(label, str) for label in record.get("findings", [])):
+        raise InputError(f"{where}: 'findings' is {record['findings']}; expected a list of strings")
+    for key in ("image", "question", "answer"):
+        if key in record and not record[key].strip():
+            raise InputError(f"{where}: {key!r} is empty; fill it in or drop the line")
+    return {key: str(folder / value) if key in PATH_KEYS else value for key, value in record.items()}
+
+
+def _name_of(value: Any) -> str:
+    """Return the JSON name of a value's type, with the value where it is short."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    name = names.get(type(value), "a number")
+    shown = json.dumps(value, ensure_ascii=False)
+    return name if value is None or len(shown) > 40 else f"{name} ({shown})"

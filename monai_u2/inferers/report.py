@@ -1,0 +1,44 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Report generation as a MONAI inferer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+
+
+class ReportInferer(Inferer):
+    """Generate the answer's tokens for each prompt.
+
+    Args:
+        generation: options of `transformers` generation, such as `max_new_tokens` or `do_sample`.
+    """
+
+    def __init__(self, **generation: Any) -> None:
+        self.generation = generation
+
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """
+        Args:
+            inputs: images `(B, T, D, H, W)`.
+            network: a :class:`monai_u2.networks.U2LLM`, or one wrapped for distributed training.
+            kwargs: prompts and masks, see :meth:`monai_u2.networks.U2LLM.generate`.
+
+        Returns:
+            New token ids `(R, new)`, without the prompts.
+        """
+        model = getattr(network, "module", network)
+        ids = model.generate(inputs, *args, **kwargs, **self.generation)
+        return ids[:, kwargs["input_ids"].shape[1] :]

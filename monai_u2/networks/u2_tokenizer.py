@@ -1,0 +1,303 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The U2Tokenizer: thousands of visual tokens condensed into a few hundred under the guidance of the question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+
+from monai_u2.networks.attention import FeedForward, MultiHeadAttention, RelativePositionBias
+
+
+class RefinerBlock(nn.Module):
+    """Pre-norm residual block: attention within each slab, attention over slabs at each grid place, feed-forward.
+
+    Args:
+        hidden_size: width of the tokens.
+        num_heads: number of attention heads.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.slab_norm = nn.LayerNorm(hidden_size)
+        self.slab_attention = MultiHeadAttention(hidden_size, num_heads)
+        self.slab_position = RelativePositionBias(num_heads, num_axes=3)
+        self.depth_norm = nn.LayerNorm(hidden_size)
+        self.depth_attention = MultiHeadAttention(hidden_size, num_heads)
+        self.depth_position = RelativePositionBias(num_heads, num_axes=1)
+        self.mlp_norm = nn.LayerNorm(hidden_size)
+        self.mlp = FeedForward(hidden_size)
+
+    def forward(self, x: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: `(B, T, N, C)`.
+            grid: token grid of one slab, `N = prod(grid)`.
+            slab_mask: boolean `(B, T)`, True where a slab is there.
+
+        Returns:
+            `(B, T, N, C)`.
+        """
+        batch, slabs, tokens, _ = x.shape
+        within = self.slab_norm(x).flatten(0, 1)
+        x = x + self.slab_attention(within, bias=self.slab_position(grid)).unflatten(0, (batch, slabs))
+        across = self.depth_norm(x).transpose(1, 2).flatten(0, 1)
+        key_mask = slab_mask.repeat_interleave(tokens, dim=0)
+        across = self.depth_attention(across, key_mask=key_mask, bias=self.depth_position((slabs,)))
+        x = x + across.unflatten(0, (batch, tokens)).transpose(1, 2)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class SoftTokenSelection(nn.Module):
+    """Differentiable token selection: each of K heads draws one token as a softmax-weighted mean of all tokens.
+
+    `α_r = softmax_i(w_r · norm(x_i) · exp(s))`, `z_r = Σ_i α_ri x_i` (eq. of DTS in https://arxiv.org/abs/2507.00316,
+    with normalised tokens and a learned log-temperature `s`, so that the selection can become sharp).
+
+    Args:
+        hidden_size: width of the tokens.
+        num_selected: number of selected tokens K.
+    """
+
+    def __init__(self, hidden_size: int, num_selected: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.score = nn.Linear(hidden_size, num_selected, bias=False)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: `(B, M, C)`.
+            mask: boolean `(B, M)`, True where a token is valid.
+
+        Returns:
+            `(B, K, C)`.
+        """
+        scores = self.score(self.norm(x)) * self.log_scale.exp()
+        weights = scores.masked_fill(~mask[..., None], -torch.inf).softmax(dim=1)
+        return weights.transpose(1, 2) @ x
+
+
+class DynamicMultiScalePooling(nn.Module):
+    """Token selection at several scales of the slab's grid, each weighted by a gate on what was selected there.
+
+    At scale s the grid is pooled by means over s × s × s tokens (what doesn't divide is averaged over what is there),
+    `K / s` tokens are selected, and `ω = softmax_s(g · mean_r(z_sr))` weights the scales. The published gate sees
+    means of the same tokens at all scales and can't differ between them; here the scales select for themselves.
+
+    Args:
+        hidden_size: width of the tokens.
+        num_selected: number of tokens selected at scale 1.
+        scales: edge lengths of the pooling windows in tokens.
+    """
+
+    def __init__(self, hidden_size: int, num_selected: int, scales: Sequence[int] = (1, 2, 4)) -> None:
+        super().__init__()
+        self.scales = tuple(scales)
+        self.selections = nn.ModuleList(SoftTokenSelection(hidden_size, max(1, num_selected // s)) for s in self.scales)
+        self.gate = nn.Linear(hidden_size, 1, bias=False)
+        self.scale_embedding = nn.Parameter(torch.zeros(len(self.scales), hidden_size))
+
+    def forward(self, x: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: `(B, T, N, C)`.
+            grid: token grid of one slab, `N = prod(grid)`.
+            slab_mask: boolean `(B, T)`.
+
+        Returns:
+            `(B, V, C)`, `V = Σ_s max(1, num_selected // s)`.
+        """
+        batch, slabs, _, channels = x.shape
+        selected = []
+        for scale, selection in zip(self.scales, self.selections):
+            pooled = x
+            if scale > 1:
+                volume = x.flatten(0, 1).transpose(1, 2).unflatten(2, tuple(grid))
+                for axis in (2, 3, 4):
+                    volume = torch.stack([part.mean(dim=axis) for part in volume.split(scale, dim=axis)], dim=axis)
+                pooled = volume.flatten(2).transpose(1, 2).unflatten(0, (batch, slabs))
+            mask = slab_mask[:, :, None].expand(batch, slabs, pooled.shape[2])
+            selected.append(selection(pooled.reshape(batch, -1, channels), mask.reshape(batch, -1)))
+        gates = torch.cat([self.gate(tokens.mean(dim=1)) for tokens in selected], dim=1).softmax(dim=1)
+        weighted = [
+            tokens * (gates[:, i, None, None] * len(selected)) + self.scale_embedding[i]
+            for i, tokens in enumerate(selected)
+        ]
+        return torch.cat(weighted, dim=1)
+
+
+class AggregatorBlock(nn.Module):
+    """Pre-norm residual block of the query tokens: self-attention, visual tokens, the question's tokens, feed-forward.
+
+    Args:
+        hidden_size: width of the tokens.
+        num_heads: number of attention heads.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(hidden_size)
+        self.self_attention = MultiHeadAttention(hidden_size, num_heads)
+        self.text_norm = nn.LayerNorm(hidden_size)
+        self.text_attention = MultiHeadAttention(hidden_size, num_heads)
+        self.visual_norm = nn.LayerNorm(hidden_size)
+        self.visual_attention = MultiHeadAttention(hidden_size, num_heads)
+        self.mlp_norm = nn.LayerNorm(hidden_size)
+        self.mlp = FeedForward(hidden_size)
+
+    def forward(
+        self, queries: torch.Tensor, visual: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Args:
+            queries: `(B, Q, C)`.
+            visual: selected visual tokens `(B, V, C)`.
+            text: the question's tokens `(B, L, C)`.
+            text_mask: boolean `(B, L)`.
+
+        Returns:
+            `(B, Q, C)`.
+        """
+        queries = queries + self.self_attention(self.self_norm(queries))
+        queries = queries + self.text_attention(self.text_norm(queries), context=text, key_mask=text_mask)
+        queries = queries + self.visual_attention(self.visual_norm(queries), context=visual)
+        return queries + self.mlp(self.mlp_norm(queries))
+
+
+class U2Tokenizer(nn.Module):
+    """Visual tokens of all slabs to `num_queries` tokens for the language model, guided by the question.
+
+    The stages are those of μ²Tokenizer (https://arxiv.org/abs/2507.00316): spatio-temporal refinement, differentiable
+    token selection, dynamic multi-scale pooling, text-conditioned aggregation. This configuration is trainable from
+    scratch: all
+    blocks are residual and pre-normalised, queries and keys are normalised, padded slabs and question tokens are
+    masked, and the grid itself is pooled.
+
+    Args:
+        hidden_size: width of the language model's embeddings.
+        num_heads: number of attention heads.
+        num_layers: number of refiner blocks.
+        num_aggregator_layers: number of aggregator blocks; `num_layers` when None.
+        num_selected: number of tokens selected at scale 1.
+        num_queries: number of output tokens Q.
+        scales: edge lengths of the pooling windows on the token grid.
+
+    Example:
+        >>> tokenizer = U2Tokenizer(hidden_size=64, num_heads=4, num_layers=1, num_selected=16, num_queries=8)
+        >>> tokens = tokenizer(torch.randn(1, 3, 24, 64), torch.randn(1, 5, 64), grid=(2, 3, 4))
+        >>> tokens.shape
+        torch.Size([1, 8, 64])
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int = 8,
+        num_layers: int = 4,
+        num_aggregator_layers: int | None = None,
+        num_selected: int = 1024,
+        num_queries: int = 256,
+        scales: Sequence[int] = (1, 2, 4),
+    ) -> None:
+        super().__init__()
+        self.num_queries = num_queries
+        self.slab_embedding = nn.Linear(8, hidden_size, bias=False)
+        self.refiner = nn.ModuleList(RefinerBlock(hidden_size, num_heads) for _ in range(num_layers))
+        self.pooling = DynamicMultiScalePooling(hidden_size, num_selected, scales)
+        self.visual_norm = nn.LayerNorm(hidden_size)
+        self.text_norm = nn.LayerNorm(hidden_size)
+        # the sink gives the cross-attention something to attend to where there is no question
+        self.text_sink = nn.Parameter(torch.zeros(1, 1, hidden_size))
+        self.query_tokens = nn.Parameter(torch.randn(1, num_queries, hidden_size))
+        num_aggregator_layers = num_layers if num_aggregator_layers is None else num_aggregator_layers
+        self.aggregator = nn.ModuleList(AggregatorBlock(hidden_size, num_heads) for _ in range(num_aggregator_layers))
+        self.output_norm = nn.LayerNorm(hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def condense(
+        self, tokens: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Refine and select visual tokens; doesn't depend on the question.
+
+        Args:
+            tokens: `(B, T, N, C)`.
+            grid: token grid of one slab `(d, h, w)`, `N = d h w`.
+            slab_mask: boolean `(B, T)`, True where a slab is there; all slabs when None.
+
+        Returns:
+            Selected tokens `(B, V, C)`.
+
+        Raises:
+            ValueError: when grid and tokens, or mask and tokens, don't fit, or a volume has no valid slab.
+        """
+        batch, slabs, num_tokens, _ = tokens.shape
+        if num_tokens != grid[0] * grid[1] * grid[2]:
+            raise ValueError(
+                f"grid {tuple(grid)} has {grid[0] * grid[1] * grid[2]} places for {num_tokens} tokens a slab."
+            )
+        if slab_mask is None:
+            slab_mask = torch.ones(batch, slabs, dtype=torch.bool, device=tokens.device)
+        if slab_mask.shape != (batch, slabs):
+            raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the tokens' (B, T).")
+        if not bool(slab_mask.any(dim=1).all()):
+            raise ValueError(f"volume {int(slab_mask.any(dim=1).int().argmin())} of the batch has no valid slab.")
+        # position of each slab over the whole volume: sine and cosine at wavelengths of 2, 4, 8 and 16 slabs
+        phase = (
+            torch.arange(slabs, device=tokens.device)[:, None] * torch.pi / 2.0 ** torch.arange(4, device=tokens.device)
+        )
+        position = torch.cat([phase.sin(), phase.cos()], dim=1).to(tokens.dtype)
+        x = tokens + self.slab_embedding(position)[None, :, None]
+        for block in self.refiner:
+            x = block(x, grid, slab_mask)
+        return self.visual_norm(self.pooling(x, grid, slab_mask))
+
+    def aggregate(
+        self, visual: torch.Tensor, text: torch.Tensor | None = None, text_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Gather selected visual tokens into the queries under the guidance of the question.
+
+        Args:
+            visual: `(B, V, C)`, from :meth:`condense`.
+            text: the question's embedded tokens `(B, L, C)`, or None for no question.
+            text_mask: boolean `(B, L)`, True where a question token is there; all of them when None.
+
+        Returns:
+            `(B, Q, C)`.
+        """
+        batch = visual.shape[0]
+        context = self.text_sink.expand(batch, -1, -1)
+        context_mask = torch.ones(batch, 1, dtype=torch.bool, device=visual.device)
+        if text is not None:
+            if text_mask is None:
+                text_mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+            context = torch.cat([context, self.text_norm(text)], dim=1)
+            context_mask = torch.cat([context_mask, text_mask.bool()], dim=1)
+        queries = self.query_tokens.expand(batch, -1, -1)
+        for block in self.aggregator:
+            queries = block(queries, visual, context, context_mask)
+        return self.output(self.output_norm(queries))
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        text: torch.Tensor | None = None,
+        grid: Sequence[int] = (4, 8, 8),
+        slab_mask: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """:meth:`condense`, then :meth:`aggregate`: `(B, T, N, C)` and `(B, L, C)` to `(B, Q, C)`."""
+        return self.aggregate(self.condense(tokens, grid, slab_mask), text, text_mask)

@@ -1,0 +1,372 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""U2LLM: vision tower, projector, U2Tokenizer and any causal language model, composed as one Hugging Face model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from monai.networks.blocks import PatchEmbeddingBlock
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_utils import slice_logits_to_keep
+
+from monai_u2.networks.finding_head import FindingHead
+from monai_u2.networks.projector import SpatialPoolingProjector
+from monai_u2.networks.u2_tokenizer import DynamicMultiScalePooling, SoftTokenSelection, U2Tokenizer
+from monai_u2.networks.u2llm_config import U2LLMConfig
+from monai_u2.networks.vit3d import ViT3D
+
+
+@dataclass
+class U2LLMOutput(ModelOutput):
+    """Output of :class:`U2LLM`.
+
+    Attributes:
+        logits: next-token logits `(B, L, V)`.
+        finding_logits: logits per image, slab, patch and finding `(B_images, T, N, F)`, where the model has a finding
+            head
+            and images were encoded.
+        past_key_values: the language model's cache.
+    """
+
+    logits: torch.Tensor | None = None
+    finding_logits: torch.Tensor | None = None
+    past_key_values: Any = None
+
+
+class U2LLMPreTrainedModel(PreTrainedModel):
+    """Initialization shared by the model with and without its head."""
+
+    config_class = U2LLMConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # the language model is a PreTrainedModel and initializes itself; what comes here is the vision side and the
+        # head
+        if module is getattr(self, "lm_head", None):
+            init.normal_(module.weight, std=getattr(self.config.text_config, "initializer_range", 0.02))
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            init.ones_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, PatchEmbeddingBlock):
+            init.trunc_normal_(module.position_embeddings, std=0.02)
+        elif isinstance(module, ViT3D):
+            init.zeros_(module.cls_token)
+        elif isinstance(module, FindingHead):
+            module.reset_bias()
+        elif isinstance(module, SoftTokenSelection):
+            init.zeros_(module.log_scale)
+        elif isinstance(module, DynamicMultiScalePooling):
+            init.zeros_(module.scale_embedding)
+        elif isinstance(module, U2Tokenizer):
+            init.normal_(module.query_tokens)
+            init.zeros_(module.text_sink)
+
+
+class U2Model(U2LLMPreTrainedModel):
+    """Vision tower, projector, U2Tokenizer and language model, without the language model's head.
+
+    Args:
+        config: see :class:`U2LLMConfig`.
+    """
+
+    def __init__(self, config: U2LLMConfig) -> None:
+        super().__init__(config)
+        hidden_size = config.text_config.hidden_size
+        self.vision_tower = ViT3D(**config.vision)
+        vision_size = self.vision_tower.norm.normalized_shape[0]
+        self.projector = SpatialPoolingProjector(
+            grid=self.vision_tower.grid, in_size=vision_size, out_size=hidden_size, **config.projector
+        )
+        self.u2_tokenizer = U2Tokenizer(hidden_size=hidden_size, **config.u2_tokenizer)
+        self.finding_head = FindingHead(vision_size, config.num_findings) if config.num_findings else None
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def encode_image(
+        self, image: torch.Tensor, slab_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Visual tokens of each volume, before any question is known. Padded slabs are not computed.
+
+        Args:
+            image: `(B, T, D, H, W)`, T slabs as channels, intensities in [0, 1].
+            slab_mask: boolean `(B, T)`, True where a slab is there; all slabs when None.
+
+        Returns:
+            Selected tokens `(B, V, C)`; finding logits `(B, T, N, F)`, or None without a finding head.
+
+        Raises:
+            ValueError: when the image isn't 5-D, or `slab_mask` doesn't fit it.
+        """
+        if image.ndim != 5:
+            raise ValueError(f"image {tuple(image.shape)} must have five axes (B, T, D, H, W), T slabs as channels.")
+        batch, slabs = image.shape[:2]
+        if slab_mask is None:
+            slab_mask = torch.ones(batch, slabs, dtype=torch.bool, device=image.device)
+        if slab_mask.shape != (batch, slabs):
+            raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the image's (B, T).")
+        patches = self.vision_tower(image[slab_mask][:, None].to(self.dtype))
+        tokens = self.projector(patches)
+        padded = tokens.new_zeros(batch, slabs, *tokens.shape[1:])
+        padded[slab_mask] = tokens
+        selected = self.u2_tokenizer.condense(padded, self.projector.grid, slab_mask)
+        if self.finding_head is None:
+            return selected, None
+        logits = self.finding_head(patches)
+        padded_logits = logits.new_zeros(batch, slabs, *logits.shape[1:])
+        padded_logits[slab_mask] = logits
+        return selected, padded_logits
+
+    def guide_image(
+        self, visual: torch.Tensor, question_ids: torch.Tensor | None = None, question_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Image tokens for the language model, guided by the question.
+
+        Args:
+            visual: selected tokens `(B, V, C)`, one row a question.
+            question_ids: `(B, L)`, or None for no question.
+            question_mask: boolean `(B, L)`, True where a question token is there.
+
+        Returns:
+            `(B, Q, C)`.
+        """
+        text = None if question_ids is None else self.get_input_embeddings()(question_ids)
+        return self.u2_tokenizer.aggregate(visual, text, question_mask)
+
+    def get_image_features(
+        self,
+        image: torch.Tensor,
+        slab_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        question_ids: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Image tokens `(B, Q, C)` as `pooler_output`, the finding logits as `last_hidden_state`."""
+        visual, finding_logits = self.encode_image(image, slab_mask)
+        if image_index is not None:
+            visual = visual[image_index]
+        features = self.guide_image(visual, question_ids, question_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=finding_logits, pooler_output=features)
+
+    def embed_with_image(self, input_ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Embed token ids and put the image tokens in the places of the placeholders.
+
+        Args:
+            input_ids: `(B, L)` with Q placeholders (`config.image_token_id`) a row.
+            features: `(B, Q, C)`.
+
+        Returns:
+            `(B, L, C)`.
+
+        Raises:
+            ValueError: when a row's number of placeholders isn't Q.
+        """
+        placeholders = input_ids == self.config.image_token_id
+        counts = placeholders.sum(dim=1)
+        if features.shape[0] != input_ids.shape[0] or bool((counts != features.shape[1]).any()):
+            raise ValueError(
+                f"each of the {input_ids.shape[0]} prompts must hold {features.shape[1]} image placeholders "
+                f"(id {self.config.image_token_id}) for the image tokens {tuple(features.shape)}; found "
+                f"{counts.tolist()}."
+            )
+        vocabulary = self.config.text_config.vocab_size
+        safe_ids = input_ids.masked_fill(placeholders, 0) if self.config.image_token_id >= vocabulary else input_ids
+        embeds = self.get_input_embeddings()(safe_ids)
+        return embeds.masked_scatter(placeholders[..., None], features.to(embeds.dtype))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        image: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        question_ids: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
+        slab_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, torch.Tensor | None]:
+        """See :meth:`U2LLM.forward`; returns the language model's output and the finding logits."""
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if image is not None:
+            encoded = self.get_image_features(image, slab_mask, image_index, question_ids, question_mask)
+        if inputs_embeds is None:
+            if encoded is not None:
+                inputs_embeds = self.embed_with_image(input_ids, encoded.pooler_output)
+            else:
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+        outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+        return outputs, None if encoded is None else encoded.last_hidden_state
+
+
+class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
+    """From a CT volume and a question to a report.
+
+    Composes a :class:`ViT3D`, a :class:`SpatialPoolingProjector`, a :class:`U2Tokenizer` and any causal language
+    model of
+    `transformers`. Placeholders of the prompt are replaced by image tokens; their number is checked.
+
+    Args:
+        config: see :class:`U2LLMConfig`.
+
+    Example:
+        >>> from monai_u2.networks import U2LLM, U2LLMConfig
+        >>> config = U2LLMConfig(
+        ...     text_config={"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        ...                  "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 100},
+        ...     vision={"image_size": (8, 32, 32), "patch_size": (4, 8, 8), "hidden_size": 48, "mlp_dim": 96,
+        ...             "num_layers": 1, "num_heads": 4},
+        ...     u2_tokenizer={"num_heads": 4, "num_layers": 1, "num_selected": 8, "num_queries": 4},
+        ...     image_token_id=99,
+        ... )
+        >>> U2LLM(config)(torch.rand(1, 2, 8, 32, 32)).shape
+        torch.Size([1, 1, 100])
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: U2LLMConfig) -> None:
+        super().__init__(config)
+        self.model = U2Model(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def forward(
+        self,
+        image: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        question_ids: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
+        slab_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> U2LLMOutput | torch.Tensor:
+        """
+        Args:
+            image: `(B, T, D, H, W)`, T slabs as channels, intensities in [0, 1].
+            input_ids: prompts `(B, L)` with `num_queries` image placeholders a row.
+            attention_mask: `(B, L)`.
+            question_ids: the question's ids `(B, Lq)` that guide the U2Tokenizer; None for no question.
+            question_mask: boolean `(B, Lq)`, True where a question token is there.
+            slab_mask: boolean `(B, T)`, True where a slab is there; all when None.
+            image_index: `(B,)`, the image of each prompt, where several prompts ask about one image; by default
+                prompt i
+                asks about image i.
+            inputs_embeds: embedded prompts instead of `input_ids`.
+            past_key_values: the language model's cache.
+            mm_encoder_outputs: image tokens computed before, as `{"image": BaseModelOutputWithPooling}`.
+            logits_to_keep: compute the logits of the last positions only; all of them when 0.
+            kwargs: passed on to the language model.
+
+        Returns:
+            :class:`U2LLMOutput`; with nothing but an image, the next-token logits after its image tokens, `(B, 1, V)`.
+
+        Raises:
+            ValueError: when images, masks, prompts or their placeholders don't fit each other.
+        """
+        image_only = input_ids is None and inputs_embeds is None
+        if image_only:
+            if image is None:
+                raise ValueError("U2LLM needs an image, input_ids or inputs_embeds.")
+            shape = (image.shape[0], self.model.u2_tokenizer.num_queries)
+            input_ids = torch.full(shape, self.config.image_token_id, device=image.device)
+            logits_to_keep = 1
+        outputs, finding_logits = self.model(
+            input_ids=input_ids,
+            image=image,
+            attention_mask=attention_mask,
+            question_ids=question_ids,
+            question_mask=question_mask,
+            slab_mask=slab_mask,
+            image_index=image_index,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        if image_only:
+            return logits
+        return U2LLMOutput(
+            logits=logits, finding_logits=finding_logits, past_key_values=getattr(outputs, "past_key_values", None)
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        image: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        question_ids: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
+        slab_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Generate token ids; each image is encoded once, also for several prompts or several returned sequences.
+
+        Args:
+            image: see :meth:`forward`, as the next six.
+            input_ids: left-padded prompts `(B, L)`.
+            attention_mask: see :meth:`forward`.
+            question_ids: see :meth:`forward`.
+            question_mask: see :meth:`forward`.
+            slab_mask: see :meth:`forward`.
+            image_index: see :meth:`forward`.
+            kwargs: options of `transformers.GenerationMixin.generate`.
+
+        Returns:
+            Prompts and their continuations `(B * num_return_sequences, L + new)`.
+        """
+        encoded = self.model.get_image_features(image, slab_mask, image_index, question_ids, question_mask)
+        encoded.last_hidden_state = None
+        return super().generate(
+            input_ids=input_ids, attention_mask=attention_mask, mm_encoder_outputs={"image": encoded}, **kwargs
+        )

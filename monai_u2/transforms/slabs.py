@@ -1,0 +1,169 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Slabs: the form in which the model reads a CT volume."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform, Resize
+from monai.utils import convert_to_tensor, ensure_tuple_rep
+
+from monai_u2.exceptions import InputError
+
+DEPTH_OPTIONS = ("resample", "pad")
+MODE_OPTIONS = ("trilinear", "nearest")
+
+
+class FitToSlabs(InvertibleTransform):
+    """Fit an oriented volume to slabs: `(1, depth, height, width)` to `(T, D, H, W)`.
+
+    In plane the volume is shrunk, keeping its ratio, only where it is larger than `(H, W)`, and padded symmetrically
+    with zeros; in depth it is padded with zeros at its end to a multiple of D and split. The voxel size of the slabs is
+    that of the input, but where something had to shrink; the affine is kept right, and :meth:`inverse` undoes it all.
+
+    Args:
+        slab_size: size of one slab `(D, H, W)` in voxels.
+        max_slabs: largest number of slabs T.
+        depth: what happens to a volume longer than `max_slabs` slabs: `"resample"` shrinks it in depth, `"pad"`
+            refuses it.
+        mode: interpolation, `"trilinear"` (smoothed before shrinking) for images, `"nearest"` for masks.
+
+    Raises:
+        ValueError: when an option is unknown.
+    """
+
+    def __init__(
+        self,
+        slab_size: Sequence[int] = (32, 256, 256),
+        max_slabs: int = 8,
+        depth: str = "resample",
+        mode: str = "trilinear",
+    ) -> None:
+        if depth not in DEPTH_OPTIONS:
+            raise ValueError(f"depth {depth!r} must be one of {DEPTH_OPTIONS}.")
+        if mode not in MODE_OPTIONS:
+            raise ValueError(f"mode {mode!r} must be one of {MODE_OPTIONS}.")
+        self.slab_size = tuple(slab_size)
+        self.max_slabs = max_slabs
+        self.depth = depth
+        self.mode = mode
+
+    def _fitted_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """Size of the volume after shrinking, before padding."""
+        depth, height, width = shape
+        scale = min(1.0, self.slab_size[1] / height, self.slab_size[2] / width)
+        max_depth = self.max_slabs * self.slab_size[0]
+        if depth > max_depth and self.depth == "pad":
+            raise InputError(
+                f"volume of {depth} slices is longer than {self.max_slabs} slabs of {self.slab_size[0]} slices = "
+                f"{max_depth}: "
+                "raise max_slabs, use a larger spacing in depth, or depth='resample'."
+            )
+        return min(depth, max_depth), max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _resize(self, volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        if tuple(volume.shape[1:]) == tuple(shape):
+            return volume
+        anti_aliasing = self.mode == "trilinear" and any(new < old for new, old in zip(shape, volume.shape[1:]))
+        return convert_to_tensor(Resize(shape, mode=self.mode, anti_aliasing=anti_aliasing)(volume), track_meta=False)
+
+    def __call__(self, img: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            img: `(1, depth, height, width)`, axes to superior, posterior, left (any orientation works the same).
+
+        Returns:
+            `(T, D, H, W)`.
+
+        Raises:
+            ValueError: when `img` isn't one channel of a volume.
+            InputError: when the volume is too long and `depth` is `"pad"`.
+        """
+        if img.ndim != 4 or img.shape[0] != 1:
+            raise ValueError(f"volume {tuple(img.shape)} must be (1, depth, height, width).")
+        original = tuple(img.shape[1:])
+        fitted = self._fitted_shape(original)
+        data = self._resize(convert_to_tensor(img, track_meta=False), fitted)
+        slabs = -(-fitted[0] // self.slab_size[0])
+        in_plane = [(size - fit) // 2 for size, fit in zip(self.slab_size[1:], fitted[1:])]
+        before = (0, *in_plane)
+        after = [slabs * self.slab_size[0] - fitted[0]]
+        after += [size - fit - start for size, fit, start in zip(self.slab_size[1:], fitted[1:], in_plane)]
+        padding = [value for pair in reversed(list(zip(before, after))) for value in pair]
+        data = F.pad(data, padding).reshape(slabs, *self.slab_size)
+        if not isinstance(img, MetaTensor):
+            return data
+        scale = np.array(original) / np.array(fitted)
+        to_original = np.eye(4)
+        to_original[:3, :3] = np.diag(scale)
+        to_original[:3, 3] = -np.array(before) * scale + (scale - 1) / 2  # voxel centers, not corners, are scaled
+        affine = img.affine
+        out = MetaTensor(data, meta=img.meta, applied_operations=img.applied_operations)
+        out.affine = affine @ convert_to_tensor(to_original, dtype=affine.dtype, track_meta=False)
+        info = {"fitted": fitted, "before": before, "affine": affine.tolist()}
+        self.push_transform(out, orig_size=original, extra_info=info)
+        return out
+
+    def inverse(self, data: torch.Tensor) -> torch.Tensor:
+        """`(T, D, H, W)` with its trace, to `(1, depth, height, width)` in the geometry before."""
+        operation = self.pop_transform(data)
+        info = operation["extra_info"]
+        volume = convert_to_tensor(data, track_meta=False).reshape(1, -1, *self.slab_size[1:])
+        region = tuple(slice(start, start + size) for start, size in zip(info["before"], info["fitted"]))
+        volume = self._resize(volume[(slice(None), *region)], operation["orig_size"])
+        out = MetaTensor(volume, meta=data.meta, applied_operations=data.applied_operations)
+        out.affine = torch.as_tensor(info["affine"], dtype=data.affine.dtype)
+        return out
+
+
+class FitToSlabsd(MapTransform, InvertibleTransform):
+    """Dictionary version of :class:`FitToSlabs`.
+
+    Args:
+        keys: keys of the volumes.
+        slab_size: see :class:`FitToSlabs`, as the next two.
+        max_slabs: see :class:`FitToSlabs`.
+        depth: see :class:`FitToSlabs`.
+        mode: interpolation of each key.
+        allow_missing_keys: whether a missing key is no error.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        slab_size: Sequence[int] = (32, 256, 256),
+        max_slabs: int = 8,
+        depth: str = "resample",
+        mode: str | Sequence[str] = "trilinear",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.fits = [FitToSlabs(slab_size, max_slabs, depth, m) for m in ensure_tuple_rep(mode, len(self.keys))]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key, fit in self.key_iterator(d, self.fits):
+            d[key] = fit(d[key])
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key, fit in self.key_iterator(d, self.fits):
+            d[key] = fit.inverse(d[key])
+        return d

@@ -1,0 +1,199 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Questions and answers to token ids through the chat template, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform, Transform
+from monai.utils import ensure_tuple
+
+from monai_u2.data.text_tokenizer import IMAGE_TOKEN
+from monai_u2.exceptions import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORE_INDEX = -100
+
+
+class ReportPrompt(Transform):
+    """One question, and in training its answer, to token ids.
+
+    The prompt is the chat template's user turn: the image placeholders, then the question. The labels are the answer's
+    tokens alone: what the template adds to the prompt-only rendering.
+
+    Args:
+        tokenizer: text tokenizer with chat template and image placeholder.
+        num_image_tokens: number of placeholders, the U2Tokenizer's `num_queries`.
+        max_length: the language model's context in tokens.
+        max_new_tokens: tokens kept free for the answer where none is given.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, num_image_tokens: int, max_length: int, max_new_tokens: int = 0
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.num_image_tokens = num_image_tokens
+        self.max_length = max_length
+        self.max_new_tokens = max_new_tokens
+
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _check_plain(self, name: str, text: str) -> None:
+        if not text.strip():
+            raise InputError(f"{name} is empty; expected a text.")
+        for token in self.tokenizer.all_special_tokens:
+            if token in text:
+                raise InputError(f"{name} {text[:80]!r} contains the control token {token!r}; remove it.")
+
+    def __call__(self, question: str, answer: str | None = None) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            question: the question.
+            answer: the answer to train on; None for generation.
+
+        Returns:
+            `input_ids (L,)`, `question_ids (Lq,)` and, with an answer, `labels (L,)`, -100 where nothing is trained on.
+
+        Raises:
+            InputError: when a text is empty or holds control tokens, or it all is longer than the context.
+        """
+        self._check_plain("question", question)
+        user = {"role": "user", "content": IMAGE_TOKEN * self.num_image_tokens + question}
+        prompt = self._render([user], add_generation_prompt=True)
+        length = len(prompt) + self.max_new_tokens
+        ids = prompt
+        if answer is not None:
+            self._check_plain("answer", answer)
+            ids = self._render([user, {"role": "assistant", "content": answer}], add_generation_prompt=False)
+            length = len(ids)
+            if ids[: len(prompt)] != prompt:
+                raise ValueError(
+                    "the chat template renders the prompt differently with an answer; labels can't be told."
+                )
+        if length > self.max_length:
+            raise InputError(
+                f"question {question[:60]!r}… is too long: {len(prompt)} prompt tokens ({self.num_image_tokens} of "
+                f"them for the "
+                f"image) and {length - len(prompt)} for the answer make {length}, the context holds {self.max_length}; "
+                "shorten the question or the answer, or raise max_length with a model of longer context."
+            )
+        out = {
+            "input_ids": torch.tensor(ids),
+            "question_ids": torch.tensor(self.tokenizer(question, add_special_tokens=False)["input_ids"]),
+        }
+        if answer is not None:
+            out["labels"] = torch.tensor([IGNORE_INDEX] * len(prompt) + ids[len(prompt) :])
+        return out
+
+
+class ReportPromptd(MapTransform):
+    """Dictionary version of :class:`ReportPrompt`, for one or several questions about one image.
+
+    Adds `input_ids`, `question_ids` and, with answers, `labels`: each a list with one tensor a question.
+
+    Args:
+        keys: key of the question (a string or a list of them).
+        tokenizer: see :class:`ReportPrompt`, as the next three.
+        num_image_tokens: see :class:`ReportPrompt`.
+        max_length: see :class:`ReportPrompt`.
+        max_new_tokens: see :class:`ReportPrompt`.
+        answer_key: key of the answers; None for generation.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        tokenizer: PreTrainedTokenizerBase,
+        num_image_tokens: int,
+        max_length: int,
+        max_new_tokens: int = 0,
+        answer_key: str | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.prompt = ReportPrompt(tokenizer, num_image_tokens, max_length, max_new_tokens)
+        self.answer_key = answer_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        questions = ensure_tuple(d[self.first_key(d)])
+        answers: Sequence[str | None] = [None] * len(questions)
+        if self.answer_key is not None:
+            answers = ensure_tuple(d[self.answer_key])
+            if len(answers) != len(questions):
+                raise InputError(f"{len(questions)} questions have {len(answers)} answers; expected one each.")
+        prompts = [self.prompt(question, answer) for question, answer in zip(questions, answers)]
+        for name in prompts[0]:
+            d[name] = [prompt[name] for prompt in prompts]
+        return d
+
+
+class RandSelectConversationsd(RandomizableTransform, MapTransform):
+    """Draw some of a case's conversations, at random each time: `question` and `answer` become lists.
+
+    The first conversation of the kind `always` is among them where there is one, the others are drawn without
+    replacement; a case with fewer conversations gives what it has.
+
+    Args:
+        keys: key of the conversations, a list of `{"question", "answer", "kind"}`.
+        num_conversations: number of conversations to draw.
+        always: the kind of which one is always drawn; None for no such kind.
+    """
+
+    def __init__(self, keys: KeysCollection, num_conversations: int, always: str | None = "report") -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob=1.0)
+        if num_conversations < 1:
+            raise ValueError(f"num_conversations {num_conversations} must be at least 1.")
+        self.num_conversations = num_conversations
+        self.always = always
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        conversations = d.pop(self.first_key(d))
+        fixed = [c for c in conversations if self.always is not None and c.get("kind") == self.always]
+        others = [c for c in conversations if not any(c is f for f in fixed)]
+        chosen = [fixed[self.R.randint(len(fixed))]] if fixed else []
+        missing = min(self.num_conversations - len(chosen), len(others))
+        chosen += [others[i] for i in self.R.choice(len(others), size=missing, replace=False)] if missing > 0 else []
+        d["question"] = [c["question"] for c in chosen]
+        d["answer"] = [c["answer"] for c in chosen]
+        return d
+
+
+class DecodeReportd(MapTransform):
+    """Generated token ids to text.
+
+    Args:
+        keys: key of the ids `(L,)`.
+        tokenizer: text tokenizer.
+        report_key: key of the text.
+    """
+
+    def __init__(self, keys: KeysCollection, tokenizer: PreTrainedTokenizerBase, report_key: str = "report") -> None:
+        super().__init__(keys)
+        self.tokenizer = tokenizer
+        self.report_key = report_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        ids = np.asarray(d[self.first_key(d)]).astype(int).tolist()
+        d[self.report_key] = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return d

@@ -1,0 +1,74 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from monai_u2.networks import U2LLM
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = ROOT / "bundles" / "u2llm"
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Path:
+    return BUNDLE
+
+
+@pytest.fixture(scope="session")
+def text_tokenizer() -> PreTrainedTokenizerBase:
+    from monai_u2.data import load_text_tokenizer
+
+    return load_text_tokenizer(BUNDLE / "models" / "text_tokenizer")
+
+
+@pytest.fixture
+def tiny_u2llm() -> U2LLM:
+    """A model of a few thousand random weights: slabs (8, 32, 32), 4 image tokens, 5 findings, vocabulary 100."""
+    import torch
+
+    from monai_u2.networks import U2LLM, U2LLMConfig
+
+    torch.manual_seed(0)
+    config = U2LLMConfig(
+        text_config={
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "vocab_size": 100,
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
+        },
+        vision={
+            "image_size": (8, 32, 32),
+            "patch_size": (4, 8, 8),
+            "hidden_size": 48,
+            "mlp_dim": 96,
+            "num_layers": 1,
+            "num_heads": 4,
+        },
+        u2_tokenizer={"num_heads": 4, "num_layers": 1, "num_selected": 8, "num_queries": 4},
+        image_token_id=99,
+        num_findings=5,
+    )
+    return U2LLM(config).eval()

@@ -1,0 +1,31 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import torch
+
+from monai_u2.engines import PrepareReportBatch
+
+
+def test_splits_network_arguments_from_targets() -> None:
+    batch = {
+        "image": torch.rand(1, 2, 3, 4, 5),
+        "input_ids": torch.ones(1, 3),
+        "labels": torch.ones(1, 3),
+        "slab_mask": torch.ones(1, 2, dtype=torch.bool),
+        "question": ["What?"],
+    }
+    image, targets, args, kwargs = PrepareReportBatch()(batch, device="cpu")
+    assert image is batch["image"]
+    assert set(targets) == {"labels", "slab_mask"}
+    assert args == ()
+    assert set(kwargs) == {"input_ids", "slab_mask"}

@@ -1,0 +1,57 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from monai_u2.metrics import FindingF1, bootstrap_interval, finding_table, micro_f1
+
+PREDICTED = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0]])
+REFERENCE = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+
+
+def test_micro_f1_by_hand() -> None:
+    """TP 3, FP 1, FN 1."""
+    assert micro_f1(PREDICTED, REFERENCE) == pytest.approx(6 / 8)
+    assert micro_f1(np.zeros((2, 3)), np.zeros((2, 3))) == 0.0
+    with pytest.raises(ValueError, match=r"predicted \(2, 3\) and reference \(3, 3\)"):
+        micro_f1(PREDICTED[:2], REFERENCE)
+
+
+def test_metric_accumulates_over_batches() -> None:
+    metric = FindingF1()
+    metric(y_pred=[torch.tensor(row) for row in PREDICTED[:2]], y=[torch.tensor(row) for row in REFERENCE[:2]])
+    metric(y_pred=[torch.tensor(PREDICTED[2])], y=[torch.tensor(REFERENCE[2])])
+    assert metric.aggregate() == pytest.approx(6 / 8)
+    metric.reset()
+    with pytest.raises(ValueError, match="seen no case"):
+        metric.aggregate()
+
+
+def test_interval_covers_and_is_seeded() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.random((400, 5)) < 0.2
+    predicted = reference ^ (rng.random((400, 5)) < 0.05)
+    low, high = bootstrap_interval(predicted, reference, seed=1)
+    assert low < micro_f1(predicted, reference) < high
+    assert 0.02 < high - low < 0.12
+    assert bootstrap_interval(predicted, reference, seed=1) == (low, high)
+    assert bootstrap_interval(reference, reference) == (1.0, 1.0)
+
+
+def test_table_groups_places_of_one_kind() -> None:
+    rows = {row["finding"]: row for row in finding_table(PREDICTED, REFERENCE, ["cyst, right", "cyst, left", "mass"])}
+    assert rows["cyst"] == {"finding": "cyst", "cases": 4, "named": 3, "precision": 1.0, "recall": 0.75, "f1": 6 / 7}
+    assert rows["mass"]["f1"] == 0.0 and rows["mass"]["named"] == 1
+    assert rows["all"]["f1"] == pytest.approx(6 / 8)

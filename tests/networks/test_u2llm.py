@@ -1,0 +1,145 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from monai_u2.networks import U2LLM
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(2, 90, (3, 10), generator=generator)
+    ids[:, 2:6] = 99
+    return {
+        "image": torch.rand(2, 3, 8, 32, 32, generator=generator),
+        "input_ids": ids,
+        "question_ids": torch.randint(2, 90, (3, 4), generator=generator),
+        "image_index": torch.tensor([0, 0, 1]),
+        "slab_mask": torch.tensor([[True, True, False], [True, True, True]]),
+    }
+
+
+def test_image_alone_gives_next_token_logits(tiny_u2llm: U2LLM) -> None:
+    assert tiny_u2llm(torch.rand(2, 3, 8, 32, 32)).shape == (2, 1, 100)
+
+
+def test_several_questions_about_one_image_equal_single_ones(
+    tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]
+) -> None:
+    together = tiny_u2llm(**batch)
+    assert together.logits.shape == (3, 10, 100)
+    assert together.finding_logits.shape == (2, 3, 32, 5)
+    for row, image in enumerate(batch["image_index"]):
+        slabs = batch["slab_mask"][image]
+        alone = tiny_u2llm(
+            batch["image"][image][slabs][None],
+            input_ids=batch["input_ids"][row : row + 1],
+            question_ids=batch["question_ids"][row : row + 1],
+        )
+        torch.testing.assert_close(together.logits[row : row + 1], alone.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_empty_slabs_are_not_computed(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    with mock.patch.object(
+        tiny_u2llm.model.vision_tower, "forward", wraps=tiny_u2llm.model.vision_tower.forward
+    ) as tower:
+        tiny_u2llm(**batch)
+    assert tower.call_args.args[0].shape[0] == 5  # of 2 x 3 slabs one is empty
+
+
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_generate_encodes_each_image_once(
+    tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor], sequences: int
+) -> None:
+    with mock.patch.object(
+        tiny_u2llm.model.vision_tower, "forward", wraps=tiny_u2llm.model.vision_tower.forward
+    ) as tower:
+        torch.manual_seed(0)
+        out = tiny_u2llm.generate(
+            **batch, max_new_tokens=5, min_new_tokens=5, do_sample=sequences > 1, num_return_sequences=sequences
+        )
+    assert tower.call_count == 1
+    assert out.shape == (3 * sequences, 15)
+
+
+def test_left_padded_batch_generates_what_single_prompts_do(
+    tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]
+) -> None:
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    image, ids = batch["image"], batch["input_ids"][:2]
+    padded = ids.clone()
+    padded[0] = torch.cat([torch.zeros(2, dtype=torch.long), ids[0, :8]])
+    mask = (padded != 0).long()
+    together = tiny_u2llm.generate(image, padded, attention_mask=mask, **options)
+    first = tiny_u2llm.generate(image[:1], ids[:1, :8], attention_mask=torch.ones(1, 8).long(), **options)
+    second = tiny_u2llm.generate(image[1:], ids[1:], attention_mask=torch.ones(1, 10).long(), **options)
+    assert together[0, 10:].tolist() == first[0, 8:].tolist()
+    assert together[1, 10:].tolist() == second[0, 10:].tolist()
+
+
+def test_save_and_load_are_exact(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    expected = tiny_u2llm(**batch).logits
+    tiny_u2llm.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "u2llm"
+    loaded, info = U2LLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    for name, value in tiny_u2llm.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    torch.testing.assert_close(loaded.eval()(**batch).logits, expected)
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+
+
+def test_initialization_from_meta_device_is_finite(tiny_u2llm: U2LLM, tmp_path: Path) -> None:
+    """Every parameter must have a rule: what is missing in a checkpoint would be uninitialized memory."""
+    tiny_u2llm.save_pretrained(tmp_path)
+    save_file({"model.projector.projector.0.bias": torch.zeros(64)}, tmp_path / "model.safetensors")
+    real_empty_like = torch.empty_like
+
+    def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
+        out = real_empty_like(*args, **kwargs)
+        return out.fill_(float("nan")) if out.is_floating_point() and out.device.type != "meta" else out
+
+    with mock.patch("torch.empty_like", poisoned):
+        loaded, info = U2LLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert len(info["missing_keys"]) > 50
+    bad = [name for name, parameter in loaded.named_parameters() if not parameter.isfinite().all()]
+    assert bad == []
+
+
+def test_every_parameter_gets_a_gradient(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    output = tiny_u2llm.train()(**batch)
+    (output.logits.square().mean() + output.finding_logits.square().mean()).backward()
+    assert [name for name, parameter in tiny_u2llm.named_parameters() if parameter.grad is None] == []
+
+
+def test_placeholders_must_fit(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    batch["input_ids"][1, 2] = 5
+    with pytest.raises(ValueError, match=r"must hold 4 image placeholders .* found \[4, 3, 4\]"):
+        tiny_u2llm(**batch)
+
+
+def test_bad_images_are_named(tiny_u2llm: U2LLM) -> None:
+    with pytest.raises(ValueError, match=r"image \(3, 8, 32, 32\) must have five axes"):
+        tiny_u2llm(torch.rand(3, 8, 32, 32))
+    with pytest.raises(ValueError, match=r"slab_mask \(1, 2\) must be \(1, 3\)"):
+        tiny_u2llm(torch.rand(1, 3, 8, 32, 32), slab_mask=torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="needs an image, input_ids or inputs_embeds"):
+        tiny_u2llm()

@@ -1,0 +1,90 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from monai_u2.exceptions import InputError
+from monai_u2.transforms import DecodeReportd, RandSelectConversationsd, ReportPrompt, ReportPromptd
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+QUESTION, ANSWER = "Is there a kidney stone?", "Yes, on the left."
+
+
+@pytest.fixture
+def prompt(text_tokenizer: PreTrainedTokenizerBase) -> ReportPrompt:
+    return ReportPrompt(text_tokenizer, num_image_tokens=4, max_length=40)
+
+
+def test_only_the_answer_is_trained_on(prompt: ReportPrompt, text_tokenizer: PreTrainedTokenizerBase) -> None:
+    out = prompt(QUESTION, ANSWER)
+    trained = out["labels"] != -100
+    assert torch.equal(out["labels"][trained], out["input_ids"][trained])
+    assert text_tokenizer.decode(out["labels"][trained]) == ANSWER + "<|end|>"
+    before = text_tokenizer.decode(out["input_ids"][~trained])
+    assert before == "<|user|>" + "<im_patch>" * 4 + QUESTION + "<|end|><|assistant|>"
+    assert text_tokenizer.decode(out["question_ids"]) == QUESTION
+
+
+def test_prompt_without_answer_is_the_training_prompt(prompt: ReportPrompt) -> None:
+    out, trained = prompt(QUESTION), prompt(QUESTION, ANSWER)
+    assert "labels" not in out
+    assert torch.equal(out["input_ids"], trained["input_ids"][: len(out["input_ids"])])
+
+
+def test_text_longer_than_the_context(text_tokenizer: PreTrainedTokenizerBase) -> None:
+    prompt = ReportPrompt(text_tokenizer, num_image_tokens=4, max_length=40, max_new_tokens=20)
+    with pytest.raises(InputError, match=r"too long: \d+ prompt tokens \(4 of them for the image\) .* holds 40"):
+        prompt("Describe the findings of this CT. " * 5)
+    with pytest.raises(InputError, match="too long"):
+        prompt(QUESTION, ANSWER * 10)
+
+
+def test_control_tokens_and_empty_texts_are_refused(prompt: ReportPrompt) -> None:
+    with pytest.raises(InputError, match="question .* contains the control token '<im_patch>'"):
+        prompt("What is <im_patch> here?")
+    with pytest.raises(InputError, match="answer is empty"):
+        prompt(QUESTION, "  ")
+
+
+def test_several_questions_about_one_image(text_tokenizer: PreTrainedTokenizerBase) -> None:
+    promptd = ReportPromptd("question", text_tokenizer, 4, 40, answer_key="answer")
+    out = promptd({"question": [QUESTION, "Normal?"], "answer": [ANSWER, "No."]})
+    assert [len(out[key]) for key in ("input_ids", "question_ids", "labels")] == [2, 2, 2]
+    assert len(promptd({"question": QUESTION, "answer": ANSWER})["input_ids"]) == 1
+    with pytest.raises(InputError, match="2 questions have 1 answers"):
+        promptd({"question": [QUESTION, QUESTION], "answer": ANSWER})
+
+
+def test_selection_is_seeded_and_keeps_the_report() -> None:
+    conversations = [{"question": f"q{i}", "answer": f"a{i}", "kind": "finding"} for i in range(6)]
+    conversations.append({"question": "report?", "answer": "report", "kind": "report"})
+    select = RandSelectConversationsd("conversations", num_conversations=3)
+    select.set_random_state(seed=3)
+    drawn = [select({"conversations": conversations}) for _ in range(20)]
+    assert all(d["answer"][0] == "report" and len(set(d["question"])) == 3 for d in drawn)
+    assert all(q[1:] == a[1:] for d in drawn for q, a in zip(d["question"][1:], d["answer"][1:]))
+    assert len({tuple(d["question"]) for d in drawn}) > 5
+    select.set_random_state(seed=3)
+    assert [select({"conversations": conversations})["question"] for _ in range(20)] == [d["question"] for d in drawn]
+    assert len(select({"conversations": conversations[:1]})["question"]) == 1
+
+
+def test_decoding_drops_control_tokens(text_tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = torch.tensor([*text_tokenizer("The lungs are clear.\nNormal aorta.")["input_ids"], 1, 0, 0])
+    text = DecodeReportd("pred", text_tokenizer)({"pred": ids})["report"]
+    assert text == "The lungs are clear.\nNormal aorta."
