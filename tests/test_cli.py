@@ -13,9 +13,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -51,14 +53,15 @@ INFERENCE = {
 
 
 def main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run the command line in this process, without the silence that it spreads, and return its exit code."""
+    """Run the command line in this process, take back the silence that it spreads, and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["monai-u2", *map(str, arguments)])
-    monkeypatch.setattr(cli.logging, "disable", lambda level: None)
-    monkeypatch.setattr(cli.warnings, "simplefilter", lambda action: None)
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+    with warnings.catch_warnings():
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 0
+        finally:
+            logging.disable(logging.NOTSET)
     return 0
 
 
@@ -94,7 +97,9 @@ def test_report_is_written_and_printed(tmp_path: Path, bundle: Path, image: Path
     assert content["question"] == question and content["device"] == "cpu"
 
 
-def test_series_is_chosen(tmp_path: Path, bundle: Path, monkeypatch, capsys) -> None:
+def test_series_is_chosen(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     hu = np.random.default_rng(3).integers(-1000, 2000, (9, 8, 7), dtype=np.int16)
     for number in (1, 2):
         folder = tmp_path / "ct" / str(number)
@@ -109,7 +114,9 @@ def test_series_is_chosen(tmp_path: Path, bundle: Path, monkeypatch, capsys) -> 
     assert capsys.readouterr().out.startswith("(1, 9, 8, 5)")
 
 
-def test_unexpected_error_is_not_swallowed(tmp_path: Path, bundle: Path, image: Path, monkeypatch) -> None:
+def test_unexpected_error_is_not_swallowed(
+    tmp_path: Path, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (bundle / "configs" / "inference.json").write_text(json.dumps(INFERENCE | {"run": ["$1 / 0"]}))
     with pytest.raises(RuntimeError) as error:
         main(monkeypatch, "report", image, "--output", tmp_path / "out", "--bundle", bundle)
@@ -117,7 +124,7 @@ def test_unexpected_error_is_not_swallowed(tmp_path: Path, bundle: Path, image: 
 
 
 def test_an_earlier_report_is_not_shown_as_this_one(
-    tmp_path: Path, bundle: Path, image: Path, monkeypatch, capsys
+    tmp_path: Path, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     (bundle / "configs" / "inference.json").write_text(json.dumps(INFERENCE | {"run": ["$None"]}))
     (tmp_path / "out").mkdir()
@@ -127,7 +134,9 @@ def test_an_earlier_report_is_not_shown_as_this_one(
     assert capsys.readouterr().out == ""
 
 
-def test_broken_image_is_a_user_error(tmp_path: Path, bundle: Path, monkeypatch, capsys) -> None:
+def test_broken_image_is_a_user_error(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "ct.nii.gz").write_text("this is not an image")
     command = ["report", tmp_path / "ct.nii.gz", "--output", tmp_path / "out", "--bundle", bundle]
     assert main(monkeypatch, *command) == 2
@@ -136,7 +145,9 @@ def test_broken_image_is_a_user_error(tmp_path: Path, bundle: Path, monkeypatch,
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_device_is_a_user_error(tmp_path: Path, bundle: Path, image: Path, monkeypatch, capsys) -> None:
+def test_unknown_device_is_a_user_error(
+    tmp_path: Path, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     command = ["report", image, "--output", tmp_path / "out", "--bundle", bundle, "--device", "toaster"]
     assert main(monkeypatch, *command) == 2
     assert "--device toaster:" in capsys.readouterr().err
@@ -154,7 +165,13 @@ def test_unknown_device_is_a_user_error(tmp_path: Path, bundle: Path, image: Pat
     ],
 )
 def test_what_fails_early(
-    tmp_path: Path, bundle: Path, image: Path, monkeypatch, capsys, spoil: str, message: str
+    tmp_path: Path,
+    bundle: Path,
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    spoil: str,
+    message: str,
 ) -> None:
     output, question = tmp_path / "out", "Liver?"
     if spoil == "image":
@@ -185,7 +202,9 @@ def test_nothing_heavy_is_imported_before_the_arguments_are_checked(tmp_path: Pa
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_default_bundle_is_that_of_the_working_directory(tmp_path: Path, bundle: Path, monkeypatch) -> None:
+def test_default_bundle_is_that_of_the_working_directory(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bundles").mkdir()
     bundle.rename(tmp_path / "bundles" / "u2llm")
     monkeypatch.chdir(tmp_path)
@@ -193,7 +212,7 @@ def test_default_bundle_is_that_of_the_working_directory(tmp_path: Path, bundle:
 
 
 def test_unknown_flag_is_refused_before_anything_runs(
-    tmp_path: Path, bundle: Path, image: Path, monkeypatch, capsys
+    tmp_path: Path, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(cli, "_run_inference", lambda *args: pytest.fail("the bundle was started"))
     command = ["report", image, "--output", tmp_path / "out", "--bundle", bundle, "--quesiton", "Liver?"]
@@ -201,19 +220,21 @@ def test_unknown_flag_is_refused_before_anything_runs(
     assert "Could not consume arg: --quesiton" in capsys.readouterr().err
 
 
-def test_numbers_stay_texts(tmp_path: Path, bundle: Path, image: Path, monkeypatch) -> None:
+def test_numbers_stay_texts(tmp_path: Path, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
     monkeypatch.setattr(cli, "_report", lambda **arguments: seen.update(arguments))
     main(monkeypatch, "report", "12", "--output", "1.50", "--series", "1.20", "--question", "[1, 2]")
     assert (seen["input"], seen["output"], seen["series"], seen["question"]) == ("12", "1.50", "1.20", "[1, 2]")
 
 
-def test_version(monkeypatch, capsys) -> None:
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert main(monkeypatch, "version") == 0
     assert capsys.readouterr().out == f"{monai_u2.__version__}\n"
 
 
-def test_phantom_passes_its_numbers_on(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_phantom_passes_its_numbers_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     seen = {}
     monkeypatch.setattr(
         "monai_u2.data.phantom.generate_phantoms", lambda root, **numbers: seen.update(numbers, root=root)
@@ -239,7 +260,9 @@ def test_phantom_passes_its_numbers_on(tmp_path: Path, monkeypatch, capsys) -> N
         ([], "no cases asked for; give --train N"),
     ],
 )
-def test_phantom_refuses_wrong_numbers(tmp_path: Path, monkeypatch, capsys, arguments: list[str], message: str) -> None:
+def test_phantom_refuses_wrong_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
     assert main(monkeypatch, "phantom", tmp_path / "data", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "data").exists()

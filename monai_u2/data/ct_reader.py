@@ -166,8 +166,9 @@ def _read_nifti(path: Path) -> CTVolume:
     except InputError:
         raise
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path.name}: can't be read as NIfTI ({' '.join(str(error).split())}); expected a whole NIfTI-1 or NIfTI-2 file. "
+            f"{path.name}: can't be read as NIfTI ({reason}); expected a whole NIfTI-1 or NIfTI-2 file. "
             "It may be cut off or of another kind: copy it again, or convert it."
         ) from error
     return CTVolume(

@@ -216,20 +216,18 @@ class U2Model(U2LLMPreTrainedModel):
         slab_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Any,
     ) -> tuple[Any, torch.Tensor | None]:
         """See :meth:`U2LLM.forward`; returns the language model's output and the finding logits."""
-        encoded = (mm_encoder_outputs or {}).get("image")
+        finding_logits = None
         if image is not None:
             encoded = self.get_image_features(image, slab_mask, image_index, question_ids, question_mask)
-        if inputs_embeds is None:
-            if encoded is not None:
-                inputs_embeds = self.embed_with_image(input_ids, encoded.pooler_output)
-            else:
-                inputs_embeds = self.get_input_embeddings()(input_ids)
+            finding_logits = encoded.last_hidden_state
+            inputs_embeds = self.embed_with_image(input_ids, encoded.pooler_output)
+        elif inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
         outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
-        return outputs, None if encoded is None else encoded.last_hidden_state
+        return outputs, finding_logits
 
 
 class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
@@ -284,7 +282,6 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         image_index: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         past_key_values: Any = None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> U2LLMOutput | torch.Tensor:
@@ -301,7 +298,6 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
                 asks about image i.
             inputs_embeds: embedded prompts instead of `input_ids`.
             past_key_values: the language model's cache.
-            mm_encoder_outputs: image tokens computed before, as `{"image": BaseModelOutputWithPooling}`.
             logits_to_keep: compute the logits of the last positions only; all of them when 0.
             kwargs: passed on to the language model.
 
@@ -328,7 +324,6 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             image_index=image_index,
             inputs_embeds=inputs_embeds,
             past_key_values=past_key_values,
-            mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
@@ -365,8 +360,8 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         Returns:
             Prompts and their continuations `(B * num_return_sequences, L + new)`.
         """
-        encoded = self.model.get_image_features(image, slab_mask, image_index, question_ids, question_mask)
-        encoded.last_hidden_state = None
+        features = self.model.get_image_features(image, slab_mask, image_index, question_ids, question_mask)
+        inputs_embeds = self.model.embed_with_image(input_ids, features.pooler_output)
         return super().generate(
-            input_ids=input_ids, attention_mask=attention_mask, mm_encoder_outputs={"image": encoded}, **kwargs
+            input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
         )

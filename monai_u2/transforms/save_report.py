@@ -84,8 +84,11 @@ class SaveReport(Transform):
     @cached_property
     def model_sha256(self) -> str:
         """SHA-256 of the model file, computed once."""
+        digest = hashlib.sha256()
         with self.model_file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
 
     def __call__(
         self,

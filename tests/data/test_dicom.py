@@ -207,6 +207,13 @@ def test_two_patients_are_refused(tmp_path: Path) -> None:
     assert "DOE" not in str(error.value) and "ROE" not in str(error.value)
 
 
+def test_two_frames_of_reference_are_refused(tmp_path: Path) -> None:
+    files = write_dicom_series(*example(), tmp_path)
+    edit(files[3], FrameOfReferenceUID="1.2.3.4")
+    with pytest.raises(InputError, match="2 frames of reference.*Give the slices of one acquisition"):
+        read_series(tmp_path)
+
+
 def test_two_patients_in_two_series_are_counted(tmp_path: Path) -> None:
     for patient in ("DOE", "ROE"):
         write_dicom_series(*example(), tmp_path / patient, patient_id=patient)

@@ -1,0 +1,103 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigWorkflow, verify_net_in_out
+
+SHARED = (
+    "spacing",
+    "hu_window",
+    "slab_size",
+    "max_slabs",
+    "patch_size",
+    "num_queries",
+    "max_length",
+    "max_new_tokens",
+    "finding_labels",
+    "text_tokenizer",
+    "network_def",
+    "network",
+    "load_transforms",
+    "image_transforms",
+)
+
+
+def config(bundle: Path, name: str) -> dict[str, Any]:
+    return json.loads((bundle / "configs" / name).read_text())
+
+
+def test_training_and_inference_share_their_blocks(bundle: Path) -> None:
+    training, inference = config(bundle, "sft.json"), config(bundle, "inference.json")
+    assert {key: training[key] for key in SHARED} == {key: inference[key] for key in SHARED}
+    assert training["validate"]["inferer"] == inference["inferer"]
+
+
+def test_train_json_is_sft_json(bundle: Path) -> None:
+    assert (bundle / "configs" / "train.json").resolve() == (bundle / "configs" / "sft.json").resolve()
+
+
+def test_top_level_configs_are_the_bundles(bundle: Path) -> None:
+    assert (bundle.parents[1] / "configs").resolve() == (bundle / "configs").resolve()
+
+
+@pytest.mark.parametrize("path", ["configs/sft.json", "configs/inference.json", "configs/metadata.json"])
+def test_json_is_indented_by_four(bundle: Path, path: str) -> None:
+    text = (bundle / path).read_text()
+    assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=path != "configs/metadata.json") + "\n"
+
+
+@pytest.mark.parametrize(("name", "workflow_type"), [("sft.json", "train"), ("inference.json", "infer")])
+def test_properties_are_all_there(bundle: Path, name: str, workflow_type: str) -> None:
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / name),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=workflow_type,
+        bundle_root=str(bundle),
+    )
+    assert workflow.check_properties() == []
+
+
+def test_network_takes_and_gives_what_the_metadata_say(bundle: Path) -> None:
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        config_file=str(bundle / "configs" / "inference.json"),
+        device="cpu",
+        bundle_root=str(bundle),
+    )
+
+
+def test_metadata_agree_with_the_package_and_the_config(bundle: Path) -> None:
+    from monai_u2.data import load_text_tokenizer
+
+    metadata, training = config(bundle, "metadata.json"), config(bundle, "sft.json")
+    assert metadata["version"] in metadata["changelog"]
+    outputs = metadata["network_data_format"]["outputs"]["pred"]
+    assert outputs["spatial_shape"] == [len(load_text_tokenizer(bundle / "models" / "text_tokenizer"))]
+    image = metadata["network_data_format"]["inputs"]["image"]
+    assert image["spatial_shape"] == training["slab_size"]
+    assert len(image["channel_def"]) == image["num_channels"] <= training["max_slabs"]
+    pinned = dict(
+        line.split("==") for line in (bundle.parents[1] / "constraints.txt").read_text().split() if "==" in line and ";" not in line
+    )
+    for name, version in metadata["required_packages_version"].items():
+        assert pinned[name] == version, name
+
+
+def test_model_file_is_small(bundle: Path) -> None:
+    assert (bundle / "models" / "model.pt").stat().st_size <= 12e6

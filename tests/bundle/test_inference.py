@@ -1,0 +1,82 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from monai_u2.data import collate_reports
+from monai_u2.data.phantom import draw_case, render_case
+from monai_u2.engines import PrepareReportBatch
+
+QUESTION = "Describe the findings of this CT."
+
+
+@pytest.fixture(scope="module")
+def parser(bundle: Path) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    parser.read_meta(bundle / "configs" / "metadata.json")
+    parser["bundle_root"] = str(bundle)
+    parser["device"] = "cpu"
+    network = parser.get_parsed_content("network")
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
+    network.eval()
+    return parser
+
+
+def write_phantom(path: Path, number: int) -> nib.Nifti1Image:
+    hu, _, affine = render_case(draw_case(number))
+    image = nib.Nifti1Image(hu, affine)
+    nib.save(image, path)
+    return image
+
+
+def test_all_48_orientations_give_the_same_tokens_and_report(parser: ConfigParser, tmp_path: Path) -> None:
+    """One phantom, its axes stored in every order and direction."""
+    network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("inferer")
+    preprocessing = parser.get_parsed_content("preprocessing")
+    image = nib.as_closest_canonical(write_phantom(tmp_path / "original.nii", 200_000))
+    cases, stored = [], set()
+    for order in itertools.permutations(range(3)):
+        for flips in itertools.product((1, -1), repeat=3):
+            turned = image.as_reoriented(np.array(list(zip(order, flips))))
+            stored.add("".join(nib.aff2axcodes(turned.affine)))
+            nib.save(turned, tmp_path / "turned.nii")
+            cases.append(preprocessing({"image": str(tmp_path / "turned.nii"), "question": QUESTION}))
+    assert len(stored) == 48
+    batch = collate_reports([{key: case[key] for key in ("image", "input_ids", "question_ids")} for case in cases])
+    image, _, _, arguments = PrepareReportBatch()(batch, "cpu")
+    with torch.no_grad():
+        prompt = {key: value for key, value in arguments.items() if key not in ("input_ids", "attention_mask")}
+        tokens = network.model.get_image_features(image, **prompt).pooler_output
+        reports = inferer(image, network, **arguments)
+    assert (tokens - tokens[:1]).abs().max() < 1e-4
+    assert (reports == reports[:1]).all()
+
+
+def test_left_and_right_are_not_mixed_up(parser: ConfigParser, tmp_path: Path) -> None:
+    """Mirroring the patient must change the image tokens: the test above would pass a model blind to the side."""
+    image = write_phantom(tmp_path / "a.nii", 200_000)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), tmp_path / "b.nii")
+    network = parser.get_parsed_content("network")
+    with torch.no_grad():
+        pre = parser.get_parsed_content("preprocessing")
+        slabs = [pre({"image": str(tmp_path / name), "question": QUESTION})["image"] for name in ("a.nii", "b.nii")]
+        a, b = (network.model.encode_image(image[None])[0] for image in slabs)
+    assert (a - b).norm() / a.norm() > 0.01

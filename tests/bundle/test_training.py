@@ -1,0 +1,88 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The real training configuration at a small size, as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SMALL = {
+    "phantom#num_train": 4,
+    "phantom#num_validation": 2,
+    "phantom#questions_per_case": 3,
+    "batch_size": 2,
+    "warmup_steps": 1,
+    "val_interval": 2,
+    "max_new_tokens": 200,
+    "validate#inferer#max_new_tokens": 8,
+}
+
+
+def run(folder: Path, bundle: Path, output: Path, data: Path, *more: str, run_id: str = "training") -> str:
+    overrides = {**SMALL, "dataset_dir": data, "ckpt_dir": output, "output_dir": output}
+    arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", "configs/sft.json", *arguments, *more],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("phantom")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(bundle: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted")
+    log = run(bundle.parents[1], bundle, output, data, "--max_epochs", "2", "--tracking", "mlflow")
+    assert "finding_f1" in log and "validation of 2 cases" in log
+    return output
+
+
+def test_training_writes_model_checkpoint_table_and_tracking(uninterrupted: Path, bundle: Path) -> None:
+    state = torch.load(uninterrupted / "model.pt", weights_only=True)
+    assert any(key.startswith("model.vision_tower.") for key in state)
+    assert [path.name for path in uninterrupted.glob("checkpoint_*.pt")] == ["checkpoint_epoch=2.pt"]
+    validation = json.loads((uninterrupted / "validation.json").read_text())
+    assert validation["cases"] == 2 and len(validation["examples"]) == 2
+    assert (uninterrupted / "mlruns.db").is_file()
+    assert list(uninterrupted.glob("config_*.json"))
+
+
+def test_resume_from_the_last_checkpoint(uninterrupted: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
+    """From the bundle's folder and with the plain run id, too."""
+    (tmp_path / "checkpoint_epoch=2.pt").write_bytes((uninterrupted / "checkpoint_epoch=2.pt").read_bytes())
+    log = run(bundle, bundle, tmp_path, data, "--max_epochs", "3", "--resume", "True", run_id="run")
+    assert "Restored all variables" in log
+    assert [path.name for path in tmp_path.glob("checkpoint_*.pt")] == ["checkpoint_epoch=3.pt"]
+    states = [torch.load(folder / name, weights_only=True) for folder, name in
+              ((uninterrupted, "checkpoint_epoch=2.pt"), (tmp_path, "checkpoint_epoch=3.pt"))]
+    steps = [int(state["optimizer"]["state"][0]["step"]) for state in states]
+    assert steps == [4, 6]
+
+
+def test_resume_without_checkpoint_says_so(bundle: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="nothing to resume from"):
+        run(bundle, bundle, tmp_path, data, "--resume", "True")
