@@ -46,9 +46,10 @@ def causal_lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 class ReportLoss(nn.Module):
     """Causal language-model loss plus finding supervision of the vision tower where truth is there.
 
-    Per patch (from lesion masks) a focal loss divided by the number of positive patches (RetinaNet,
-    https://arxiv.org/abs/1708.02002); per volume (from finding labels) the mean binary cross-entropy of the largest
-    patch logit.
+    Per patch (from lesion masks) the focal loss of RetinaNet (https://arxiv.org/abs/1708.02002): negative patches are
+    summed and divided by the number of positive ones; positive patches are averaged over each finding first, so that a
+    nodule in one patch counts as much as an effusion in fifty; patches that a finding only grazes don't count; per volume (from finding labels) the mean binary
+    cross-entropy of the largest patch logit.
 
     Args:
         patch_weight: weight of the patch term; needs `patch_findings (B, T, N, F)` in the targets where above 0.
@@ -69,7 +70,7 @@ class ReportLoss(nn.Module):
     def forward(self, output: U2LLMOutput, targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """
         Args:
-            output: the network's output, with `finding_logits` where a weight is above 0.
+            output: the network's output, with finding logits where a weight is above 0.
             targets: `labels (R, L)`, `slab_mask (B, T)`, and the truth that the weights ask for.
 
         Returns:
@@ -89,11 +90,22 @@ class ReportLoss(nn.Module):
                     f"finding supervision with weight {weight} needs {key!r} in the batch; set the weight to 0."
                 )
         if self.patch_weight:
-            valid = targets["slab_mask"]
-            patches = targets["patch_findings"][valid].flatten(0, 1).float()
-            focal = self.focal(output.finding_logits[valid].flatten(0, 1).float(), patches).sum()
-            loss = loss + self.patch_weight * focal / patches.sum().clamp(min=1.0)
+            loss = loss + self.patch_weight * self._patch_loss(
+                output.finding_logits.float(), targets["patch_findings"], targets["slab_mask"]
+            )
         if self.volume_weight:
-            logits = volume_finding_logits(output.finding_logits.float(), targets["slab_mask"])
-            loss = loss + self.volume_weight * F.binary_cross_entropy_with_logits(logits, targets["findings"])
+            of_patches = volume_finding_logits(output.finding_logits.float(), targets["slab_mask"])
+            of_selected = output.selected_finding_logits.float().amax(dim=1)
+            for logits in (of_patches, of_selected):
+                loss = loss + self.volume_weight * F.binary_cross_entropy_with_logits(logits, targets["findings"])
         return loss
+
+    def _patch_loss(self, logits: torch.Tensor, truth: torch.Tensor, slab_mask: torch.Tensor) -> torch.Tensor:
+        positive = (truth == 1) & slab_mask[:, :, None, None]
+        negative = (truth == 0) & slab_mask[:, :, None, None]
+        target = positive.to(logits.dtype)
+        focal = self.focal(logits.flatten(0, 2), target.flatten(0, 2)).view_as(logits)
+        patches = positive.sum(dim=(1, 2))  # (B, F) positive patches of each finding
+        present = (patches > 0).sum().clamp(min=1)
+        positive_loss = ((focal * positive).sum(dim=(1, 2)) / patches.clamp(min=1)).sum() / present
+        return positive_loss + (focal * negative).sum() / patches.sum().clamp(min=1)

@@ -15,6 +15,7 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
+    "ConvolutionalStem": "vit3d",
     "FindingHead": "finding_head",
     "MultiHeadAttention": "attention",
     "RelativePositionBias": "attention",

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Finding logits per patch token: supervision of the vision tower."""
+"""Finding logits per visual token: supervision of the vision tower and of the token selection."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class FindingHead(nn.Module):
         self.reset_bias()
 
     def reset_bias(self) -> None:
-        """Start from a probability of 1 % for each patch and finding (https://arxiv.org/abs/1708.02002, section
+        """Start from a probability of 1 % for each token and finding (https://arxiv.org/abs/1708.02002, section
         4.1)."""
         init.constant_(self.classifier.bias, -math.log(99.0))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`(B, T, N, C)` to `(B, T, N, F)`."""
+        """`(…, C)` to `(…, F)`."""
         return self.classifier(tokens)
 
 

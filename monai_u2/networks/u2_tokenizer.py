@@ -13,12 +13,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
 
 from monai_u2.networks.attention import FeedForward, MultiHeadAttention, RelativePositionBias
+
+
+# at a scale of 4 a selection head starts from a few tokens; at 1 it averages a thousand, and a small finding is lost in them
+INITIAL_LOG_SCALE = math.log(4.0)
 
 
 class RefinerBlock(nn.Module):
@@ -75,7 +80,7 @@ class SoftTokenSelection(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
         self.score = nn.Linear(hidden_size, num_selected, bias=False)
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """

@@ -21,12 +21,17 @@ import torch.nn as nn
 from monai.networks.blocks import PatchEmbeddingBlock
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import slice_logits_to_keep
 
 from monai_u2.networks.finding_head import FindingHead
 from monai_u2.networks.projector import SpatialPoolingProjector
-from monai_u2.networks.u2_tokenizer import DynamicMultiScalePooling, SoftTokenSelection, U2Tokenizer
+from monai_u2.networks.u2_tokenizer import (
+    INITIAL_LOG_SCALE,
+    DynamicMultiScalePooling,
+    SoftTokenSelection,
+    U2Tokenizer,
+)
 from monai_u2.networks.u2llm_config import U2LLMConfig
 from monai_u2.networks.vit3d import ViT3D
 
@@ -40,12 +45,29 @@ class U2LLMOutput(ModelOutput):
         finding_logits: logits per image, slab, patch and finding `(B_images, T, N, F)`, where the model has a finding
             head
             and images were encoded.
+        selected_finding_logits: logits per image, selected token and finding `(B_images, V, F)`, likewise.
         past_key_values: the language model's cache.
     """
 
     logits: torch.Tensor | None = None
     finding_logits: torch.Tensor | None = None
+    selected_finding_logits: torch.Tensor | None = None
     past_key_values: Any = None
+
+
+@dataclass
+class EncodedImage:
+    """What :meth:`U2Model.encode_image` sees in a batch of volumes, before any question is known.
+
+    Attributes:
+        selected: selected visual tokens `(B, V, C)`.
+        finding_logits: `(B, T, N, F)`, or None without finding heads.
+        selected_finding_logits: `(B, V, F)`, or None without finding heads.
+    """
+
+    selected: torch.Tensor
+    finding_logits: torch.Tensor | None = None
+    selected_finding_logits: torch.Tensor | None = None
 
 
 class U2LLMPreTrainedModel(PreTrainedModel):
@@ -69,6 +91,9 @@ class U2LLMPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv3d):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            init.zeros_(module.bias)
         elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
             init.ones_(module.weight)
             if getattr(module, "bias", None) is not None:
@@ -80,7 +105,7 @@ class U2LLMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, FindingHead):
             module.reset_bias()
         elif isinstance(module, SoftTokenSelection):
-            init.zeros_(module.log_scale)
+            init.constant_(module.log_scale, INITIAL_LOG_SCALE)
         elif isinstance(module, DynamicMultiScalePooling):
             init.zeros_(module.scale_embedding)
         elif isinstance(module, U2Tokenizer):
@@ -105,6 +130,7 @@ class U2Model(U2LLMPreTrainedModel):
         )
         self.u2_tokenizer = U2Tokenizer(hidden_size=hidden_size, **config.u2_tokenizer)
         self.finding_head = FindingHead(vision_size, config.num_findings) if config.num_findings else None
+        self.selected_finding_head = FindingHead(hidden_size, config.num_findings) if config.num_findings else None
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
@@ -114,17 +140,12 @@ class U2Model(U2LLMPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
-    def encode_image(
-        self, image: torch.Tensor, slab_mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def encode_image(self, image: torch.Tensor, slab_mask: torch.Tensor | None = None) -> EncodedImage:
         """Visual tokens of each volume, before any question is known. Padded slabs are not computed.
 
         Args:
             image: `(B, T, D, H, W)`, T slabs as channels, intensities in [0, 1].
             slab_mask: boolean `(B, T)`, True where a slab is there; all slabs when None.
-
-        Returns:
-            Selected tokens `(B, V, C)`; finding logits `(B, T, N, F)`, or None without a finding head.
 
         Raises:
             ValueError: when the image isn't 5-D, or `slab_mask` doesn't fit it.
@@ -142,43 +163,34 @@ class U2Model(U2LLMPreTrainedModel):
         padded[slab_mask] = tokens
         selected = self.u2_tokenizer.condense(padded, self.projector.grid, slab_mask)
         if self.finding_head is None:
-            return selected, None
+            return EncodedImage(selected)
         logits = self.finding_head(patches)
         padded_logits = logits.new_zeros(batch, slabs, *logits.shape[1:])
         padded_logits[slab_mask] = logits
-        return selected, padded_logits
+        return EncodedImage(selected, padded_logits, self.selected_finding_head(selected))
 
     def guide_image(
-        self, visual: torch.Tensor, question_ids: torch.Tensor | None = None, question_mask: torch.Tensor | None = None
+        self,
+        selected: torch.Tensor,
+        question_ids: torch.Tensor | None = None,
+        question_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Image tokens for the language model, guided by the question.
 
         Args:
-            visual: selected tokens `(B, V, C)`, one row a question.
+            selected: selected tokens of each image `(B_images, V, C)`.
             question_ids: `(B, L)`, or None for no question.
             question_mask: boolean `(B, L)`, True where a question token is there.
+            image_index: `(B,)`, the image of each question; by default question i asks about image i.
 
         Returns:
             `(B, Q, C)`.
         """
-        text = None if question_ids is None else self.get_input_embeddings()(question_ids)
-        return self.u2_tokenizer.aggregate(visual, text, question_mask)
-
-    def get_image_features(
-        self,
-        image: torch.Tensor,
-        slab_mask: torch.Tensor | None = None,
-        image_index: torch.Tensor | None = None,
-        question_ids: torch.Tensor | None = None,
-        question_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPooling:
-        """Image tokens `(B, Q, C)` as `pooler_output`, the finding logits as `last_hidden_state`."""
-        visual, finding_logits = self.encode_image(image, slab_mask)
         if image_index is not None:
-            visual = visual[image_index]
-        features = self.guide_image(visual, question_ids, question_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=finding_logits, pooler_output=features)
+            selected = selected[image_index]
+        text = None if question_ids is None else self.get_input_embeddings()(question_ids)
+        return self.u2_tokenizer.aggregate(selected, text, question_mask)
 
     def embed_with_image(self, input_ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Embed token ids and put the image tokens in the places of the placeholders.
@@ -217,17 +229,17 @@ class U2Model(U2LLMPreTrainedModel):
         image_index: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[Any, torch.Tensor | None]:
-        """See :meth:`U2LLM.forward`; returns the language model's output and the finding logits."""
-        finding_logits = None
+    ) -> tuple[Any, EncodedImage | None]:
+        """See :meth:`U2LLM.forward`; returns the language model's output and what was encoded of the images."""
+        encoded = None
         if image is not None:
-            encoded = self.get_image_features(image, slab_mask, image_index, question_ids, question_mask)
-            finding_logits = encoded.last_hidden_state
-            inputs_embeds = self.embed_with_image(input_ids, encoded.pooler_output)
+            encoded = self.encode_image(image, slab_mask)
+            features = self.guide_image(encoded.selected, question_ids, question_mask, image_index)
+            inputs_embeds = self.embed_with_image(input_ids, features)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
-        return outputs, finding_logits
+        return outputs, encoded
 
 
 class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
@@ -314,7 +326,7 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             shape = (image.shape[0], self.model.u2_tokenizer.num_queries)
             input_ids = torch.full(shape, self.config.image_token_id, device=image.device)
             logits_to_keep = 1
-        outputs, finding_logits = self.model(
+        outputs, encoded = self.model(
             input_ids=input_ids,
             image=image,
             attention_mask=attention_mask,
@@ -330,7 +342,10 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         if image_only:
             return logits
         return U2LLMOutput(
-            logits=logits, finding_logits=finding_logits, past_key_values=getattr(outputs, "past_key_values", None)
+            logits=logits,
+            finding_logits=None if encoded is None else encoded.finding_logits,
+            selected_finding_logits=None if encoded is None else encoded.selected_finding_logits,
+            past_key_values=getattr(outputs, "past_key_values", None),
         )
 
     @torch.no_grad()
@@ -360,8 +375,9 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         Returns:
             Prompts and their continuations `(B * num_return_sequences, L + new)`.
         """
-        features = self.model.get_image_features(image, slab_mask, image_index, question_ids, question_mask)
-        inputs_embeds = self.model.embed_with_image(input_ids, features.pooler_output)
+        selected = self.model.encode_image(image, slab_mask).selected
+        features = self.model.guide_image(selected, question_ids, question_mask, image_index)
+        inputs_embeds = self.model.embed_with_image(input_ids, features)
         return super().generate(
             input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
         )

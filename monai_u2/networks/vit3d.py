@@ -20,6 +20,53 @@ import torch.nn as nn
 from monai.networks.blocks import PatchEmbeddingBlock, TransformerBlock
 
 
+class ConvolutionalStem(nn.Sequential):
+    """Patch embedding by strided convolutions instead of one linear layer per patch.
+
+    Small findings at any place of a patch are learned from far fewer volumes. There is no normalization between the
+    layers, so that absolute intensities (HU) survive. Source: Xiao et al., "Early Convolutions Help Transformers See
+    Better", https://arxiv.org/abs/2106.14881.
+
+    Args:
+        patch_size: size of one patch in voxels, a power of two along each axis.
+        channels: channels after each stage but the last; each stage halves the axes that are not yet at patch size.
+        hidden_size: width of the tokens.
+
+    Raises:
+        ValueError: when `patch_size` isn't made of powers of two, or `channels` doesn't have one entry for each stage
+            but
+            the last.
+    """
+
+    def __init__(self, patch_size: Sequence[int], channels: Sequence[int], hidden_size: int) -> None:
+        stages = max(patch_size).bit_length() - 1
+        if any(size & (size - 1) for size in patch_size) or len(channels) != stages - 1:
+            raise ValueError(
+                f"a convolutional stem for patch_size {tuple(patch_size)} needs powers of two and {stages - 1} "
+                f"stem_channels; got {tuple(channels)}."
+            )
+        widths = [1, *channels, hidden_size]
+        layers: list[nn.Module] = []
+        for stage in range(stages):
+            strides = tuple(2 if size >> stage > 1 else 1 for size in patch_size)
+            layers += [nn.Conv3d(widths[stage], widths[stage + 1], kernel_size=3, stride=strides, padding=1), nn.GELU()]
+        super().__init__(_Center(), *layers, nn.Flatten(2), _Transpose(), nn.Linear(hidden_size, hidden_size))
+
+
+class _Center(nn.Module):
+    """Intensities in [0, 1] to [-1, 1]: unnormalized convolutions learn slowly from inputs of one sign."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x - 1
+
+
+class _Transpose(nn.Module):
+    """`(M, C, N)` to `(M, N, C)`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+
 class ViT3D(nn.Module):
     """MONAI's vision transformer in the layout of M3D-CLIP: patch tokens and a class token in, patch tokens out.
 
@@ -34,9 +81,10 @@ class ViT3D(nn.Module):
         mlp_dim: width of the feed-forward layers.
         num_layers: number of transformer blocks.
         num_heads: number of attention heads.
+        stem_channels: channels of a convolutional stem, see :class:`ConvolutionalStem`; None embeds patches linearly.
 
     Raises:
-        ValueError: when `image_size` is not divisible by `patch_size`.
+        ValueError: when `image_size` is not divisible by `patch_size`, or the stem can't make such patches.
     """
 
     def __init__(
@@ -47,6 +95,7 @@ class ViT3D(nn.Module):
         mlp_dim: int = 3072,
         num_layers: int = 12,
         num_heads: int = 12,
+        stem_channels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         for name, image, patch in zip(("depth", "height", "width"), image_size, patch_size):
@@ -66,6 +115,8 @@ class ViT3D(nn.Module):
             proj_type="perceptron",
             pos_embed_type="learnable",
         )
+        if stem_channels is not None:
+            self.patch_embedding.patch_embeddings = ConvolutionalStem(patch_size, stem_channels, hidden_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
         self.blocks = nn.ModuleList(
             TransformerBlock(hidden_size, mlp_dim, num_heads, use_flash_attention=True) for _ in range(num_layers)

@@ -15,6 +15,8 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
+    "AppendFindingKinds": "findings",
+    "AppendFindingKindsd": "findings",
     "CheckScope": "scope",
     "CheckScoped": "scope",
     "DecodeReportd": "text",
@@ -35,6 +37,7 @@ _NAMES: dict[str, str] = {
     "SaveReport": "save_report",
     "SaveReportd": "save_report",
     "describe_ct": "load",
+    "finding_kinds": "findings",
     "measure_ct": "scope",
 }
 

@@ -25,6 +25,9 @@ from monai.utils import convert_to_tensor
 from monai_u2.exceptions import InputError
 
 
+UNCERTAIN = 255  # a finding only grazes the patch: neither positive nor negative
+
+
 class LesionMaskToPatches(Transform):
     """Which findings touch which patch: a mask of slabs to a target per patch token.
 
@@ -43,7 +46,8 @@ class LesionMaskToPatches(Transform):
             mask: `(T, D, H, W)`, integer values.
 
         Returns:
-            uint8 `(T, N, F)`, 1 where a voxel of the finding lies in the patch; patches in raster order.
+            uint8 `(T, N, F)`, patches in raster order: 1 where a finding fills the patch at least half as much as the
+            patch that it fills most, :data:`UNCERTAIN` where it fills it less, 0 where it isn't.
 
         Raises:
             InputError: when a mask value is above the number of findings.
@@ -58,8 +62,9 @@ class LesionMaskToPatches(Transform):
             num_patches *= edge // patch
         target = torch.zeros(slabs, num_patches, self.num_findings, dtype=torch.uint8)
         for value in values:
-            touched = F.max_pool3d((labels == value).float()[:, None], self.patch_size)
-            target[:, :, value - 1] = touched.flatten(1).to(torch.uint8)
+            filled = F.avg_pool3d((labels == value).float()[:, None], self.patch_size).flatten(1)
+            target[:, :, value - 1] = torch.where(filled > 0, UNCERTAIN, 0)
+            target[:, :, value - 1][filled >= filled.max() / 2] = 1
         return target
 
 
@@ -163,4 +168,62 @@ class ParseFindingsd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d[f"{key}_{self.postfix}"] = self.to_vector(self.parser(d[key]))
+        return d
+
+
+def finding_kinds(labels: Sequence[str]) -> list[str]:
+    """Kinds of finding labels `"kind"` or `"kind, location"`, each once, in the labels' order."""
+    return list(dict.fromkeys(label.split(",")[0] for label in labels))
+
+
+class AppendFindingKinds(Transform):
+    """Beside each finding in its place, the kind of finding in any place: places of one kind learn from each other.
+
+    Args:
+        labels: finding labels, `"kind"` or `"kind, location"`.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        kinds = finding_kinds(labels)
+        self.kind_of_label = [kinds.index(label.split(",")[0]) for label in labels]
+        self.num_kinds = len(kinds)
+
+    def __call__(self, target: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            target: `(…, F)`, 1 where a finding is, 0 where not, :data:`UNCERTAIN` where a patch is only grazed.
+
+        Returns:
+            `(…, F + kinds)`; a kind is 1 where one of its findings is, else uncertain where one of them is uncertain.
+
+        Raises:
+            ValueError: when the last axis doesn't fit the labels.
+        """
+        if target.shape[-1] != len(self.kind_of_label):
+            raise ValueError(f"target {tuple(target.shape)} must have {len(self.kind_of_label)} findings in its last axis.")
+        kinds = target.new_zeros(*target.shape[:-1], self.num_kinds)
+        for finding, kind in enumerate(self.kind_of_label):
+            here, so_far = target[..., finding], kinds[..., kind]
+            sure = (here == 1) | (so_far == 1)
+            kinds[..., kind] = torch.where(sure, torch.ones_like(here), torch.maximum(here, so_far))
+        return torch.cat([target, kinds], dim=-1)
+
+
+class AppendFindingKindsd(MapTransform):
+    """Dictionary version of :class:`AppendFindingKinds`.
+
+    Args:
+        keys: keys of the targets.
+        labels: see :class:`AppendFindingKinds`.
+        allow_missing_keys: whether a missing key is no error.
+    """
+
+    def __init__(self, keys: KeysCollection, labels: Sequence[str], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.append = AppendFindingKinds(labels)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.append(d[key])
         return d

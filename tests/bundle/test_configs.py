@@ -61,14 +61,18 @@ def test_json_is_indented_by_four(bundle: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "workflow_type"), [("sft.json", "train"), ("inference.json", "infer")])
-def test_properties_are_all_there(bundle: Path, name: str, workflow_type: str) -> None:
+def test_properties_are_all_there(bundle: Path, name: str, workflow_type: str, tmp_path: Path) -> None:
+    small = {"phantom#num_train": 2, "phantom#num_validation": 1, "batch_size": 2} if workflow_type == "train" else {}
     workflow = ConfigWorkflow(
         config_file=str(bundle / "configs" / name),
         meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=workflow_type,
         bundle_root=str(bundle),
+        dataset_dir=str(tmp_path),
+        **small,
     )
+    workflow.initialize()
     assert workflow.check_properties() == []
 
 
@@ -92,9 +96,11 @@ def test_metadata_agree_with_the_package_and_the_config(bundle: Path) -> None:
     image = metadata["network_data_format"]["inputs"]["image"]
     assert image["spatial_shape"] == training["slab_size"]
     assert len(image["channel_def"]) == image["num_channels"] <= training["max_slabs"]
-    pinned = dict(
-        line.split("==") for line in (bundle.parents[1] / "constraints.txt").read_text().split() if "==" in line and ";" not in line
-    )
+    lines = (bundle.parents[1] / "constraints.txt").read_text().splitlines()
+    newest = [line.split(";")[0] for line in lines if "==" in line and "python_version < " not in line]
+    pinned = dict(line.split("==") for line in newest)
+    assert metadata["monai_version"] == pinned["monai"] and metadata["pytorch_version"] == pinned["torch"]
+    assert metadata["numpy_version"] == pinned["numpy"]
     for name, version in metadata["required_packages_version"].items():
         assert pinned[name] == version, name
 

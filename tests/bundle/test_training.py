@@ -77,8 +77,10 @@ def test_resume_from_the_last_checkpoint(uninterrupted: Path, bundle: Path, data
     log = run(bundle, bundle, tmp_path, data, "--max_epochs", "3", "--resume", "True", run_id="run")
     assert "Restored all variables" in log
     assert [path.name for path in tmp_path.glob("checkpoint_*.pt")] == ["checkpoint_epoch=3.pt"]
-    states = [torch.load(folder / name, weights_only=True) for folder, name in
-              ((uninterrupted, "checkpoint_epoch=2.pt"), (tmp_path, "checkpoint_epoch=3.pt"))]
+    states = [
+        torch.load(folder / name, weights_only=True)
+        for folder, name in ((uninterrupted, "checkpoint_epoch=2.pt"), (tmp_path, "checkpoint_epoch=3.pt"))
+    ]
     steps = [int(state["optimizer"]["state"][0]["step"]) for state in states]
     assert steps == [4, 6]
 

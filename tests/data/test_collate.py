@@ -46,7 +46,9 @@ def test_slabs_and_texts_are_padded_and_masked() -> None:
 
 def test_structured_values_survive_decollating() -> None:
     info = {"shape": [1, 2, 3], "warnings": ["short", "thin"], "scope": {}}
-    batch = collate_reports([case(1, [3], info=info, question="a"), case(2, [4], info={**info, "warnings": []}, question="b")])
+    batch = collate_reports(
+        [case(1, [3], info=info, question="a"), case(2, [4], info={**info, "warnings": []}, question="b")]
+    )
     cases = Decollated(keys=None)(batch)
     assert [json.loads(c["info"])["warnings"] for c in cases] == [["short", "thin"], []]
     assert [c["question"] for c in cases] == ["a", "b"]

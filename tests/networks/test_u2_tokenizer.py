@@ -35,9 +35,7 @@ def test_empty_slabs_change_nothing(tokenizer: U2Tokenizer) -> None:
     tokens, text = torch.randn(1, 3, 24, 32), torch.randn(1, 5, 32)
     mask = torch.tensor([[True, True, True, False, False]])
     padded = torch.cat([tokens, 100 * torch.randn(1, 2, 24, 32)], dim=1)
-    torch.testing.assert_close(
-        tokenizer(padded, text, GRID, mask), tokenizer(tokens, text, GRID), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(tokenizer(padded, text, GRID, mask), tokenizer(tokens, text, GRID), rtol=1e-4, atol=1e-5)
 
 
 def test_padded_question_changes_nothing(tokenizer: U2Tokenizer) -> None:
@@ -56,7 +54,8 @@ def test_no_question_equals_a_fully_masked_one(tokenizer: U2Tokenizer) -> None:
 
 
 def test_signal_is_alive_at_initialization(tokenizer: U2Tokenizer) -> None:
-    """The published tokenizer collapses here: equal outputs, no effect of the question, gradients 1e-7 of their size."""
+    """The published tokenizer collapses here: equal outputs, no effect of the question, gradients 1e-7 of their
+    size."""
     tokens, text = torch.randn(2, 3, 24, 32), torch.randn(2, 5, 32)
     out = tokenizer(tokens, text, GRID)
     spread = (out - out.mean(1, keepdim=True)).norm() / out.norm()

@@ -40,9 +40,7 @@ def test_image_alone_gives_next_token_logits(tiny_u2llm: U2LLM) -> None:
     assert tiny_u2llm(torch.rand(2, 3, 8, 32, 32)).shape == (2, 1, 100)
 
 
-def test_several_questions_about_one_image_equal_single_ones(
-    tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]
-) -> None:
+def test_several_questions_about_one_image_equal_single_ones(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
     together = tiny_u2llm(**batch)
     assert together.logits.shape == (3, 10, 100)
     assert together.finding_logits.shape == (2, 3, 32, 5)
@@ -65,9 +63,7 @@ def test_empty_slabs_are_not_computed(tiny_u2llm: U2LLM, batch: dict[str, torch.
 
 
 @pytest.mark.parametrize("sequences", [1, 3])
-def test_generate_encodes_each_image_once(
-    tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor], sequences: int
-) -> None:
+def test_generate_encodes_each_image_once(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor], sequences: int) -> None:
     with mock.patch.object(
         tiny_u2llm.model.vision_tower, "forward", wraps=tiny_u2llm.model.vision_tower.forward
     ) as tower:
@@ -79,9 +75,7 @@ def test_generate_encodes_each_image_once(
     assert out.shape == (3 * sequences, 15)
 
 
-def test_left_padded_batch_generates_what_single_prompts_do(
-    tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]
-) -> None:
+def test_left_padded_batch_generates_what_single_prompts_do(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
     image, ids = batch["image"], batch["input_ids"][:2]
     padded = ids.clone()
@@ -126,7 +120,7 @@ def test_initialization_from_meta_device_is_finite(tiny_u2llm: U2LLM, tmp_path: 
 
 def test_every_parameter_gets_a_gradient(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
     output = tiny_u2llm.train()(**batch)
-    (output.logits.square().mean() + output.finding_logits.square().mean()).backward()
+    sum(o.square().mean() for o in (output.logits, output.finding_logits, output.selected_finding_logits)).backward()
     assert [name for name, parameter in tiny_u2llm.named_parameters() if parameter.grad is None] == []
 
 

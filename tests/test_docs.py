@@ -1,0 +1,97 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What README and docs show runs: every command of their bash blocks, with the trainings made small."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monai_u2.data import load_records
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundles" / "u2llm" / "docs" / "README.md"]
+SET_UP = ("python3 -m venv .venv", ".venv/bin/pip install -q -c constraints.txt -e .")
+SMALL_TRAINING = (
+    "--phantom#num_train 4 --phantom#num_validation 2 --phantom#questions_per_case 3 --batch_size 2 --warmup_steps 1 "
+    "--validate#inferer#max_new_tokens 8 --val_interval 1"
+)
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def made_small(command: str) -> str | None:
+    """The command for this interpreter, trainings made small; None for what only sets up an environment."""
+    parts = [part.strip() for part in command.split("&&")]
+    if parts[0] == SET_UP[0]:
+        assert parts[1] in (SET_UP[1], SET_UP[1].removesuffix(".") + "'.[dev]'"), command
+        parts = parts[2:]
+        command = parts[0].removeprefix(".venv/bin/")
+    if command == "python -m pytest":
+        return None  # these tests themselves
+    if "sft.json" in command:
+        command += " " + SMALL_TRAINING
+        if "--max_epochs" not in command:
+            command += " --max_epochs 1"
+    if command.startswith("monai-u2 "):
+        command = "python -m monai_u2 " + command.removeprefix("monai-u2 ")
+    assert command.startswith("python "), command
+    return shlex.quote(sys.executable) + command.removeprefix("python")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_run(page: Path, tmp_path: Path) -> None:
+    """In a copy of the bundle, so that nothing of the checkout is overwritten."""
+    (tmp_path / "bundles").mkdir()
+    subprocess.run(["cp", "-a", str(ROOT / "bundles" / "u2llm"), str(tmp_path / "bundles")], check=True)
+    subprocess.run(
+        ["rm", "-rf", str(tmp_path / "bundles/u2llm/data"), str(tmp_path / "bundles/u2llm/eval")], check=True
+    )
+    (tmp_path / "configs").symlink_to("bundles/u2llm/configs")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for command in commands(page):
+        small = made_small(command)
+        if small is None:
+            continue
+        done = subprocess.run(small, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{small}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_record_example_is_valid(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```json\n(.*?)^```", (ROOT / "docs" / "data.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "records.jsonl").write_text(block)
+        assert load_records(tmp_path / "records.jsonl")[0]["question"] == json.loads(block)["question"]
+
+
+def test_ci_installs_as_the_readme_does() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "constraints.txt" in ci and "-m pytest" in ci and "set -e" in ci
