@@ -21,8 +21,8 @@ import torch.nn as nn
 
 from monai_u2.networks.attention import FeedForward, MultiHeadAttention, RelativePositionBias
 
-
-# at a scale of 4 a selection head starts from a few tokens; at 1 it averages a thousand, and a small finding is lost in them
+# at a scale of 4 a selection head starts from a few tokens; at 1 it averages a thousand, and a small finding is lost
+# in them
 INITIAL_LOG_SCALE = math.log(4.0)
 
 

@@ -24,7 +24,6 @@ from monai.utils import convert_to_tensor
 
 from monai_u2.exceptions import InputError
 
-
 UNCERTAIN = 255  # a finding only grazes the patch: neither positive nor negative
 
 
@@ -200,7 +199,9 @@ class AppendFindingKinds(Transform):
             ValueError: when the last axis doesn't fit the labels.
         """
         if target.shape[-1] != len(self.kind_of_label):
-            raise ValueError(f"target {tuple(target.shape)} must have {len(self.kind_of_label)} findings in its last axis.")
+            raise ValueError(
+                f"target {tuple(target.shape)} must have {len(self.kind_of_label)} findings in its last axis."
+            )
         kinds = target.new_zeros(*target.shape[:-1], self.num_kinds)
         for finding, kind in enumerate(self.kind_of_label):
             here, so_far = target[..., finding], kinds[..., kind]

@@ -12,6 +12,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -24,6 +28,7 @@ from monai_u2.data import collate_reports
 from monai_u2.data.phantom import draw_case, render_case
 from monai_u2.engines import PrepareReportBatch
 
+BUNDLES_ROOT = Path(__file__).parents[2]
 QUESTION = "Describe the findings of this CT."
 
 
@@ -64,7 +69,8 @@ def test_all_48_orientations_give_the_same_tokens_and_report(parser: ConfigParse
     image, _, _, arguments = PrepareReportBatch()(batch, "cpu")
     with torch.no_grad():
         prompt = {key: value for key, value in arguments.items() if key not in ("input_ids", "attention_mask")}
-        tokens = network.model.get_image_features(image, **prompt).pooler_output
+        selected = network.model.encode_image(image, prompt.pop("slab_mask")).selected
+        tokens = network.model.guide_image(selected, **prompt)
         reports = inferer(image, network, **arguments)
     assert (tokens - tokens[:1]).abs().max() < 1e-4
     assert (reports == reports[:1]).all()
@@ -78,5 +84,47 @@ def test_left_and_right_are_not_mixed_up(parser: ConfigParser, tmp_path: Path) -
     with torch.no_grad():
         pre = parser.get_parsed_content("preprocessing")
         slabs = [pre({"image": str(tmp_path / name), "question": QUESTION})["image"] for name in ("a.nii", "b.nii")]
-        a, b = (network.model.encode_image(image[None])[0] for image in slabs)
+        a, b = (network.model.encode_image(image[None]).selected for image in slabs)
     assert (a - b).norm() / a.norm() > 0.01
+
+
+def report(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "monai_u2", "report", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=BUNDLES_ROOT)
+
+
+def test_report_from_the_command_line(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "ct.nii.gz", 200_001)
+    done = report(str(tmp_path / "ct.nii.gz"), "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["overview.png", "report.json", "report.txt"]
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert content["report"].startswith("FINDINGS:") and "IMPRESSION:" in content["report"]
+    assert content["report"] in done.stdout
+    assert content["question"] == QUESTION
+    assert content["model"]["use"] == "not for clinical use" and len(content["model"]["sha256"]) == 64
+    assert content["preprocessing"]["spacing_mm"] == [5.0, 4.0, 4.0]
+    assert content["warnings"] == []
+
+
+def test_too_long_a_question(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "ct.nii.gz", 200_001)
+    done = report(
+        str(tmp_path / "ct.nii.gz"), "--output", str(tmp_path / "out"), "--question", "Is there a cyst? " * 30
+    )
+    assert done.returncode == 2
+    assert "too long" in done.stderr and "the context holds 320" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["abdomen_ras_3mm.nii.gz", "dicom_j2k"])
+def test_real_ct(name: str, tmp_path: Path) -> None:
+    path = BUNDLES_ROOT.parent / "shared" / "ct" / name
+    if not path.exists():
+        pytest.skip("the real CTs aren't beside the project")
+    done = report(str(path), "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    warnings = json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
+    assert any("outside the training distribution" in warning for warning in warnings)

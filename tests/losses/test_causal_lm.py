@@ -43,7 +43,8 @@ def test_nothing_to_train_on_is_an_error() -> None:
 
 
 def test_volume_term_by_hand() -> None:
-    """Over patches: the largest logit of finding 0 is 0 (ln 2), that of finding 1 is 2; the padded slab's 9 don't count.
+    """Over patches: the largest logit of finding 0 is 0 (ln 2), that of finding 1 is 2; the padded slab's 9 don't
+    count.
 
     Over selected tokens: 1 and -1, both right.
     """
@@ -61,8 +62,8 @@ def test_volume_term_by_hand() -> None:
 def test_patch_term_by_hand() -> None:
     """Logits 0, so that each patch and finding costs 1/4 ln 2 times alpha (positive) or 1 - alpha (negative).
 
-    Finding 0 fills two patches and counts once; finding 1 grazes one patch, which doesn't count. Negative are one patch of
-    finding 0 and two of finding 1, over two positive patches. The padded slab doesn't count.
+    Finding 0 fills two patches and counts once; finding 1 grazes one patch, which doesn't count. Negative are one
+    patch of finding 0 and two of finding 1, over two positive patches. The padded slab doesn't count.
     """
     truth = torch.tensor([[[[1, 0], [1, 255], [0, 0]], [[1, 1], [1, 1], [1, 1]]]], dtype=torch.uint8)
     loss = ReportLoss(patch_weight=2.0, alpha=0.25)(
