@@ -61,6 +61,15 @@ def to_matrix(findings: list[list[str]]) -> np.ndarray:
     return np.array([[label in case for label in FINDING_LABELS] for case in findings])
 
 
+def best_constant(truth: np.ndarray) -> np.ndarray:
+    """The most frequent findings for every case, as many of them as give the best F1 on these cases."""
+    order = np.argsort(-truth.sum(axis=0), kind="stable")
+    constants = [
+        np.broadcast_to(np.isin(np.arange(truth.shape[1]), order[:k]), truth.shape) for k in range(1, len(order))
+    ]
+    return max(constants, key=lambda constant: micro_f1(constant, truth))
+
+
 def image_controls(
     records: str, bundle: str = "bundles/u2llm", output: str | None = None, device: str = "cpu", batch_size: int = 16
 ) -> None:
@@ -96,17 +105,19 @@ def image_controls(
     }
 
     truth = to_matrix([record["findings"] for record in chosen])
+    predictions = {name: to_matrix([parse_findings(text) for text in texts]) for name, texts in reports.items()}
+    predictions["same findings for all"] = best_constant(truth)
     table, lines = {}, ["| reports | micro finding F1 | 95 % interval | distinct reports |", "|---|---|---|---|"]
-    for name, texts in reports.items():
-        predicted = to_matrix([parse_findings(text) for text in texts])
+    for name, predicted in predictions.items():
+        distinct = len(set(reports.get(name, [""])))
         low, high = bootstrap_interval(predicted, truth)
-        table[name] = {"f1": micro_f1(predicted, truth), "low": low, "high": high, "distinct": len(set(texts))}
-        lines.append(f"| {name} | {table[name]['f1']:.3f} | {low:.3f}–{high:.3f} | {len(set(texts))} |")
+        table[name] = {"f1": micro_f1(predicted, truth), "low": low, "high": high, "distinct": distinct}
+        lines.append(f"| {name} | {table[name]['f1']:.3f} | {low:.3f}–{high:.3f} | {distinct} |")
     lines.append(f"\n{len(chosen)} cases, {len(set(references))} distinct references, {int(truth.sum())} findings\n")
-    findings = finding_table(to_matrix([parse_findings(text) for text in reports["model"]]), truth, FINDING_LABELS)
-    lines += ["| finding | cases | named | precision | recall | F1 |", "|---|---|---|---|---|---|"]
+    findings = finding_table(predictions["model"], truth, FINDING_LABELS)
+    lines += ["| finding | present | named | precision | recall | F1 |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {r['finding']} | {r['cases']} | {r['named']} | {r['precision']:.2f} | {r['recall']:.2f} | {r['f1']:.2f} |"
+        f"| {r['finding']} | {r['present']} | {r['named']} | {r['precision']:.2f} | {r['recall']:.2f} | {r['f1']:.2f} |"
         for r in findings
     ]
     print("\n".join(lines))

@@ -15,6 +15,7 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
+    "BestModelSaver": "checkpoints",
     "GradientClipping": "optimizer_step",
     "ValidationTable": "validation_table",
     "latest_checkpoint": "checkpoints",

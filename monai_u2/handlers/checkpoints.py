@@ -15,7 +15,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from monai.handlers import CheckpointSaver
 
 from monai_u2.exceptions import InputError
 
@@ -37,7 +41,32 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> str:
     if not found:
         raise InputError(
             f"nothing to resume from: no checkpoint_epoch=*.pt in {folder}; give the ckpt_dir of the run that was "
-            f"broken off, "
-            "or train without resume."
+            f"broken "
+            "off, or train without resume."
         )
     return str(found[max(found)])
+
+
+class BestModelSaver(CheckpointSaver):
+    """Save the model with the best key metric under a fixed name, and remember that metric over a resume.
+
+    A part of the resumable checkpoint, so that the first validation after a resume doesn't replace a better model.
+
+    Args:
+        save_dir: folder of the model.
+        save_dict: what to save, one object.
+        filename: name of the file.
+    """
+
+    def __init__(self, save_dir: str, save_dict: dict[str, Any], filename: str = "model.pt") -> None:
+        super().__init__(save_dir, save_dict, save_key_metric=True, key_metric_filename=filename)
+        self.path = Path(save_dir) / filename
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best key metric so far."""
+        return dict(self._key_metric_checkpoint.state_dict())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up the best key metric of an earlier run where its model is still there."""
+        if self.path.is_file():
+            self._key_metric_checkpoint.load_state_dict(state_dict)

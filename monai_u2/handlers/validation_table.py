@@ -67,6 +67,7 @@ class ValidationTable:
         self._reference: list[np.ndarray] = []
         self._examples: list[dict[str, str]] = []
         self._reports: set[str] = set()
+        self._cut_off = 0
 
     def attach(self, engine: Engine) -> None:
         """
@@ -82,25 +83,33 @@ class ValidationTable:
             self._predicted.append(np.asarray(output[self.predicted_key].cpu()) > 0.5)
             self._reference.append(np.asarray(output[self.reference_key].cpu()) > 0.5)
             self._reports.add(output[self.report_key])
+            self._cut_off += not output[f"{self.report_key}_whole"]
             if len(self._examples) < self.num_examples:
                 self._examples.append({"reference": case[self.answer_key], "report": output[self.report_key]})
 
     def _report(self, engine: Engine) -> None:
         predicted, reference = np.stack(self._predicted), np.stack(self._reference)
         rows = finding_table(predicted, reference, self.labels)
-        lines = [f"{'finding':<24}{'cases':>7}{'named':>7}{'precision':>11}{'recall':>8}{'F1':>7}"]
+        lines = [f"{'finding':<24}{'present':>9}{'named':>7}{'precision':>11}{'recall':>8}{'F1':>7}"]
         lines += [
-            f"{r['finding']:<24}{r['cases']:>7}{r['named']:>7}{r['precision']:>11.2f}{r['recall']:>8.2f}{r['f1']:>7.2f}"
+            f"{r['finding']:<24}{r['present']:>9}{r['named']:>7}{r['precision']:>11.2f}{r['recall']:>8.2f}{r['f1']:>7.2f}"
             for r in rows
         ]
         for i, example in enumerate(self._examples, start=1):
             lines += [f"--- example {i}, reference:", example["reference"], "--- report:", example["report"]]
         self.logger.info(
-            "validation of %d cases, %d distinct reports\n%s", len(predicted), len(self._reports), "\n".join(lines)
+            "validation of %d cases at epoch %d, %d distinct reports, %d cut off\n%s",
+            len(predicted),
+            engine.state.epoch,
+            len(self._reports),
+            self._cut_off,
+            "\n".join(lines),
         )
         summary: dict[str, Any] = {
+            "epoch": engine.state.epoch,
             "cases": len(predicted),
             "distinct_reports": len(self._reports),
+            "cut_off_reports": self._cut_off,
             "micro_f1": micro_f1(predicted, reference),
             "findings": rows,
             "examples": self._examples,

@@ -49,7 +49,8 @@ class ReportLoss(nn.Module):
     Per patch (from lesion masks) the focal loss of RetinaNet (https://arxiv.org/abs/1708.02002): negative patches are
     summed and divided by the number of positive ones; positive patches are averaged over each finding first, so that a
     nodule in one patch counts as much as an effusion in fifty; patches that a finding only grazes don't count; per
-    volume (from finding labels) the mean binary cross-entropy of the largest patch logit.
+    volume (from finding labels) the mean binary cross-entropy of the largest logit over its patches, and over its
+    selected tokens.
 
     Args:
         patch_weight: weight of the patch term; needs `patch_findings (B, T, N, F)` in the targets where above 0.

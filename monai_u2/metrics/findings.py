@@ -75,7 +75,7 @@ def finding_table(predicted: np.ndarray, reference: np.ndarray, labels: Sequence
         labels: finding labels, `"kind"` or `"kind, location"`. A finding in the wrong place counts as wrong.
 
     Returns:
-        One row a kind: `finding, cases, named, precision, recall, f1`; the last row is `all`.
+        One row a kind: `finding, present, named, precision, recall, f1`; the last row is `all`.
     """
     predicted, reference = np.asarray(predicted, dtype=bool), np.asarray(reference, dtype=bool)
     kinds = [label.split(",")[0] for label in labels]
@@ -87,7 +87,7 @@ def finding_table(predicted: np.ndarray, reference: np.ndarray, labels: Sequence
         rows.append(
             {
                 "finding": kind,
-                "cases": int(r.sum()),
+                "present": int(r.sum()),
                 "named": int(p.sum()),
                 "precision": float(hits / p.sum()) if p.any() else 0.0,
                 "recall": float(hits / r.sum()) if r.any() else 0.0,

@@ -299,8 +299,8 @@ class U2Tokenizer(nn.Module):
     def forward(
         self,
         tokens: torch.Tensor,
-        text: torch.Tensor | None = None,
-        grid: Sequence[int] = (4, 8, 8),
+        text: torch.Tensor | None,
+        grid: Sequence[int],
         slab_mask: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:

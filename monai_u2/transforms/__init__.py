@@ -17,6 +17,7 @@ from monai_u2._lazy import lazy_attributes
 _NAMES: dict[str, str] = {
     "AppendFindingKinds": "findings",
     "AppendFindingKindsd": "findings",
+    "CheckSameGeometryd": "slabs",
     "CheckScope": "scope",
     "CheckScoped": "scope",
     "DecodeReportd": "text",

@@ -122,7 +122,13 @@ class SaveReport(Transform):
         folder.mkdir(parents=True, exist_ok=True)
         writing = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
         try:
-            texts = [report.strip(), "", *(f"Warning: {text}" for text in info["warnings"])]
+            texts = [
+                f"Question: {question}",
+                "",
+                report.strip(),
+                "",
+                *(f"Warning: {text}" for text in info["warnings"]),
+            ]
             texts.append(f"Written by {self.model_name} {self.model_version}: {NOT_FOR_CLINICAL_USE}.")
             (writing / "report.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
             draw_overview(
@@ -225,6 +231,9 @@ class SaveReportd(MapTransform):
                     "Set case_key, so that each gets its own folder."
                 )
             self._only_series = info["series"]
+            if not d.get(f"{key}_whole", True):
+                text = "the report was cut off at its largest length (max_new_tokens)"
+                info = info | {"warnings": [*info["warnings"], text]}
             self.save(
                 report=d[key],
                 question=d[self.question_key],

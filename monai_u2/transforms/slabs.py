@@ -28,6 +28,8 @@ from monai_u2.exceptions import InputError
 
 DEPTH_OPTIONS = ("resample", "pad")
 MODE_OPTIONS = ("trilinear", "nearest")
+# the training phantoms themselves are shrunk to as little as this
+SHRINKING_TO_TELL = 0.85
 
 
 class FitToSlabs(InvertibleTransform):
@@ -64,7 +66,7 @@ class FitToSlabs(InvertibleTransform):
         self.depth = depth
         self.mode = mode
 
-    def _fitted_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
+    def fitted_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Size of the volume after shrinking, before padding."""
         depth, height, width = shape
         scale = min(1.0, self.slab_size[1] / height, self.slab_size[2] / width)
@@ -98,7 +100,7 @@ class FitToSlabs(InvertibleTransform):
         if img.ndim != 4 or img.shape[0] != 1:
             raise ValueError(f"volume {tuple(img.shape)} must be (1, depth, height, width).")
         original = tuple(img.shape[1:])
-        fitted = self._fitted_shape(original)
+        fitted = self.fitted_shape(original)
         data = self._resize(convert_to_tensor(img, track_meta=False), fitted)
         slabs = -(-fitted[0] // self.slab_size[0])
         in_plane = [(size - fit) // 2 for size, fit in zip(self.slab_size[1:], fitted[1:])]
@@ -141,6 +143,9 @@ class FitToSlabsd(MapTransform, InvertibleTransform):
         max_slabs: see :class:`FitToSlabs`.
         depth: see :class:`FitToSlabs`.
         mode: interpolation of each key.
+        info_key: key of the case's info (see :class:`monai_u2.transforms.LoadCTd`); a warning goes there where the
+            first
+            key's volume had to shrink.
         allow_missing_keys: whether a missing key is no error.
     """
 
@@ -151,13 +156,23 @@ class FitToSlabsd(MapTransform, InvertibleTransform):
         max_slabs: int = 8,
         depth: str = "resample",
         mode: str | Sequence[str] = "trilinear",
+        info_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.info_key = info_key
         self.fits = [FitToSlabs(slab_size, max_slabs, depth, m) for m in ensure_tuple_rep(mode, len(self.keys))]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
+        if self.info_key is not None:
+            shape = d[self.keys[0]].shape[1:]
+            shares = [new / old for new, old in zip(self.fits[0].fitted_shape(shape), shape)]
+            if min(shares) < SHRINKING_TO_TELL:
+                depth, plane = shares[0], shares[1]
+                text = f"shrunk to fit the slabs: to {depth:.0%} in depth, {plane:.0%} in plane; sizes may be misjudged"
+                info = d[self.info_key]
+                d[self.info_key] = info | {"warnings": [*info["warnings"], text]}
         for key, fit in self.key_iterator(d, self.fits):
             d[key] = fit(d[key])
         return d
@@ -166,4 +181,40 @@ class FitToSlabsd(MapTransform, InvertibleTransform):
         d = dict(data)
         for key, fit in self.key_iterator(d, self.fits):
             d[key] = fit.inverse(d[key])
+        return d
+
+
+class CheckSameGeometryd(MapTransform):
+    """Check that masks lie on the grid of their image: same shape, same affine.
+
+    Args:
+        keys: keys of the masks.
+        reference_key: key of the image.
+        atol: largest difference of the affines' entries in mm.
+        allow_missing_keys: whether a missing key is no error.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, reference_key: str, atol: float = 1e-2, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.reference_key = reference_key
+        self.atol = atol
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        reference = d[self.reference_key]
+        for key in self.key_iterator(d):
+            if d[key].shape != reference.shape:
+                raise InputError(
+                    f"{key} has the shape {tuple(d[key].shape)}, its {self.reference_key} {tuple(reference.shape)}; "
+                    "expected a mask on the image's grid. Resample the mask to the image."
+                )
+            difference = float((d[key].affine - reference.affine).abs().max())
+            if difference > self.atol:
+                raise InputError(
+                    f"{key} lies elsewhere than its {self.reference_key}: their affines differ by up to {difference:g} "
+                    f"mm; "
+                    "expected a mask on the image's grid. Resample the mask to the image."
+                )
         return d

@@ -148,8 +148,8 @@ class ReportPromptd(MapTransform):
 class RandSelectConversationsd(RandomizableTransform, MapTransform):
     """Draw some of a case's conversations, at random each time: `question` and `answer` become lists.
 
-    The first conversation of the kind `always` is among them where there is one, the others are drawn without
-    replacement; a case with fewer conversations gives what it has.
+    One conversation of the kind `always` is among them where there is one, the others are drawn without replacement; a
+    case with fewer conversations gives what it has.
 
     Args:
         keys: key of the conversations, a list of `{"question", "answer", "kind"}`.
@@ -169,8 +169,8 @@ class RandSelectConversationsd(RandomizableTransform, MapTransform):
         d = dict(data)
         conversations = d.pop(self.first_key(d))
         fixed = [c for c in conversations if self.always is not None and c.get("kind") == self.always]
-        others = [c for c in conversations if not any(c is f for f in fixed)]
         chosen = [fixed[self.R.randint(len(fixed))]] if fixed else []
+        others = [c for c in conversations if not any(c is f for f in chosen)]
         missing = min(self.num_conversations - len(chosen), len(others))
         chosen += [others[i] for i in self.R.choice(len(others), size=missing, replace=False)] if missing > 0 else []
         d["question"] = [c["question"] for c in chosen]
@@ -179,12 +179,13 @@ class RandSelectConversationsd(RandomizableTransform, MapTransform):
 
 
 class DecodeReportd(MapTransform):
-    """Generated token ids to text.
+    """Generated token ids to text, and whether the text is whole: ended by the model, not cut off at its largest
+    length.
 
     Args:
         keys: key of the ids `(L,)`.
         tokenizer: text tokenizer.
-        report_key: key of the text.
+        report_key: key of the text; whether it is whole stands at `{report_key}_whole`.
     """
 
     def __init__(self, keys: KeysCollection, tokenizer: PreTrainedTokenizerBase, report_key: str = "report") -> None:
@@ -195,5 +196,6 @@ class DecodeReportd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         ids = np.asarray(d[self.first_key(d)]).astype(int).tolist()
+        d[f"{self.report_key}_whole"] = self.tokenizer.eos_token_id in ids
         d[self.report_key] = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
         return d

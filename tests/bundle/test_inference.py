@@ -77,15 +77,25 @@ def test_all_48_orientations_give_the_same_tokens_and_report(parser: ConfigParse
 
 
 def test_left_and_right_are_not_mixed_up(parser: ConfigParser, tmp_path: Path) -> None:
-    """Mirroring the patient must change the image tokens: the test above would pass a model blind to the side."""
-    image = write_phantom(tmp_path / "a.nii", 200_000)
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), tmp_path / "b.nii")
-    network = parser.get_parsed_content("network")
+    """A mirrored patient has the effusion on the other side, for the vision tower and for the selected tokens."""
+    number = next(
+        number
+        for number in range(200_000, 200_200)
+        if draw_case(number).labels[:1] == ["pleural effusion, right"]
+        and draw_case(number).findings[0].severity == "large"
+    )
+    image = write_phantom(tmp_path / "a.nii", number)
+    axis = int(np.abs(image.affine[0, :3]).argmax())
+    nib.save(nib.Nifti1Image(np.flip(np.asarray(image.dataobj), axis), image.affine), tmp_path / "b.nii")
+    network, preprocessing = parser.get_parsed_content("network"), parser.get_parsed_content("preprocessing")
+    labels = parser.get_parsed_content("finding_labels")
+    right, left = (labels.index(f"pleural effusion, {side}") for side in ("right", "left"))
     with torch.no_grad():
-        pre = parser.get_parsed_content("preprocessing")
-        slabs = [pre({"image": str(tmp_path / name), "question": QUESTION})["image"] for name in ("a.nii", "b.nii")]
-        a, b = (network.model.encode_image(image[None]).selected for image in slabs)
-    assert (a - b).norm() / a.norm() > 0.01
+        for name, here, there in (("a.nii", right, left), ("b.nii", left, right)):
+            slabs = preprocessing({"image": str(tmp_path / name), "question": QUESTION})["image"]
+            encoded = network.model.encode_image(slabs[None])
+            for logits in (encoded.finding_logits[0].flatten(0, 1).amax(0), encoded.selected_finding_logits[0].amax(0)):
+                assert logits[here] > logits[there]
 
 
 def report(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -33,6 +33,7 @@ def test_counts_and_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         return [
             {
                 "report": f"report {min(index, 1)}",
+                "report_whole": index != 2,
                 "report_findings": torch.tensor(predicted[index]),
                 "reference_findings": torch.tensor(reference[index]),
             }
@@ -49,4 +50,7 @@ def test_counts_and_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert rows["cyst"]["named"] == 1 and rows["cyst"]["f1"] == 0.0
     assert summary["micro_f1"] == rows["all"]["f1"] == pytest.approx(2 / 5)
     assert [example["reference"] for example in summary["examples"]] == ["reference 0", "reference 1"]
-    assert "validation of 3 cases, 2 distinct reports" in caplog.text and "report 1" in caplog.text
+    assert summary["epoch"] == 2 and summary["cut_off_reports"] == 1
+    assert (
+        "validation of 3 cases at epoch 2, 2 distinct reports, 1 cut off" in caplog.text and "report 1" in caplog.text
+    )

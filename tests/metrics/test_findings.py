@@ -52,6 +52,6 @@ def test_interval_covers_and_is_seeded() -> None:
 
 def test_table_groups_places_of_one_kind() -> None:
     rows = {row["finding"]: row for row in finding_table(PREDICTED, REFERENCE, ["cyst, right", "cyst, left", "mass"])}
-    assert rows["cyst"] == {"finding": "cyst", "cases": 4, "named": 3, "precision": 1.0, "recall": 0.75, "f1": 6 / 7}
+    assert rows["cyst"] == {"finding": "cyst", "present": 4, "named": 3, "precision": 1.0, "recall": 0.75, "f1": 6 / 7}
     assert rows["mass"]["f1"] == 0.0 and rows["mass"]["named"] == 1
     assert rows["all"]["f1"] == pytest.approx(6 / 8)

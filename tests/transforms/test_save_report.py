@@ -94,7 +94,9 @@ def test_three_files_say_what_was_done(model_file: Path) -> None:
     assert content["scope"] == INFO["scope"] and content["warnings"] == INFO["warnings"]
     assert content["timings_s"]["read"] == 0.5 and content["timings_s"]["from_loading_to_report"] > 0
     text = (folder / "report.txt").read_text(encoding="utf-8")
-    assert text.startswith("The liver is normal. ≥\n\nWarning: outside the training distribution: too short\n")
+    assert text.startswith(
+        "Question: Liver?\n\nThe liver is normal. ≥\n\nWarning: outside the training distribution: too short\n"
+    )
     assert "not for clinical use" in text
     assert (folder / "overview.png").read_bytes().startswith(b"\x89PNG")
 

@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 
 from monai_u2.exceptions import InputError
-from monai_u2.transforms import FitToSlabs, FitToSlabsd
+from monai_u2.transforms import CheckSameGeometryd, FitToSlabs, FitToSlabsd
 
 AFFINE = torch.tensor([[0.0, 0.0, -2.0, 90.0], [0.0, -2.0, 0.0, 80.0], [3.0, 0.0, 0.0, -70.0], [0, 0, 0, 1]])
 
@@ -95,3 +95,22 @@ def test_unknown_options_are_named() -> None:
         FitToSlabs(mode="cubic")
     with pytest.raises(ValueError, match=r"volume \(2, 8, 8, 8\) must be \(1, depth, height, width\)"):
         FitToSlabs()(torch.rand(2, 8, 8, 8))
+
+
+def test_shrinking_is_told() -> None:
+    fit = FitToSlabsd(keys="image", slab_size=(8, 32, 40), info_key="info")
+    info = {"warnings": ["before"]}
+    assert fit({"image": torch.rand(1, 20, 24, 30), "info": info})["info"] == info
+    warnings = fit({"image": torch.rand(1, 20, 64, 30), "info": info})["info"]["warnings"]
+    assert warnings[0] == "before" and "to 100% in depth, 50% in plane" in warnings[1]
+
+
+def test_masks_must_lie_on_the_images_grid() -> None:
+    check = CheckSameGeometryd("mask", reference_key="image")
+    image = MetaTensor(torch.rand(1, 4, 5, 6), affine=AFFINE)
+    assert check({"image": image, "mask": image})["mask"] is image
+    with pytest.raises(InputError, match=r"mask has the shape \(1, 4, 5, 5\), its image \(1, 4, 5, 6\)"):
+        check({"image": image, "mask": image[..., :5]})
+    moved = MetaTensor(image.as_tensor(), affine=AFFINE + torch.tensor([[0.0, 0, 0, 3], [0] * 4, [0] * 4, [0] * 4]))
+    with pytest.raises(InputError, match="affines differ by up to 3 mm"):
+        check({"image": image, "mask": moved})

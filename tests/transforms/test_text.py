@@ -82,9 +82,14 @@ def test_selection_is_seeded_and_keeps_the_report() -> None:
     select.set_random_state(seed=3)
     assert [select({"conversations": conversations})["question"] for _ in range(20)] == [d["question"] for d in drawn]
     assert len(select({"conversations": conversations[:1]})["question"]) == 1
+    reports = [{"question": f"q{i}", "answer": f"a{i}", "kind": "report"} for i in range(3)]
+    assert sorted(select({"conversations": reports})["question"]) == ["q0", "q1", "q2"]
 
 
 def test_decoding_drops_control_tokens(text_tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = torch.tensor([*text_tokenizer("The lungs are clear.\nNormal aorta.")["input_ids"], 1, 0, 0])
-    text = DecodeReportd("pred", text_tokenizer)({"pred": ids})["report"]
-    assert text == "The lungs are clear.\nNormal aorta."
+    words = text_tokenizer("The lungs are clear.\nNormal aorta.")["input_ids"]
+    decode = DecodeReportd("pred", text_tokenizer)
+    ended = decode({"pred": torch.tensor([*words, text_tokenizer.eos_token_id, 0, 0])})
+    assert ended["report"] == "The lungs are clear.\nNormal aorta."
+    assert ended["report_whole"]
+    assert not decode({"pred": torch.tensor(words)})["report_whole"]
