@@ -14,4 +14,5 @@ from __future__ import annotations
 
 from monai_u2.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

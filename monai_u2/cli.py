@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""The command line: ``monai-u2 report``, ``monai-u2 phantom``, ``monai-u2 version``.
+"""The command line: ``monai-u2 report``, ``monai-u2 train``, ``monai-u2 phantom``, ``monai-u2 version``.
 
 Arguments are checked before anything heavy is imported; the work itself is the bundle's.
 """
@@ -22,7 +22,9 @@ import json
 import logging
 import os
 import sys
+import textwrap
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,11 @@ from monai_u2.exceptions import InputError, find_input_error
 __all__ = ["main"]
 
 DEFAULT_BUNDLE = Path("bundles") / "u2llm"
+_WAYS_OUT = {
+    "configs/inference.json": "Give the bundle's root folder with --bundle DIR.",
+    "configs/sft.json": "Give the training config with --config FILE.",
+    "models/model.pt": "Train it (see the bundle's README), or give a bundle with a model with --bundle DIR.",
+}
 USER_ERROR = 2
 
 
@@ -70,6 +77,20 @@ def report(
     return _Command(_report, **locals())
 
 
+def train(config: str | None = None, **overrides: Any) -> _Command:
+    """Train as python -m monai.bundle run training does.
+
+    Args:
+        config: a config file; by default configs/sft.json of bundles/u2llm, here or in the package's checkout.
+        overrides: values for ids of the config, such as --max_epochs 3 or --phantom#num_train 100.
+    """
+    if {"h", "help"} & overrides.keys():  # fire takes it for one of the overrides
+        import fire
+
+        fire.Fire(train, command=["--", "--help"], name="monai-u2 train")
+    return _Command(_train, config=config, overrides=overrides)
+
+
 def phantom(
     root: str, train: int = 0, validation: int = 0, test: int = 0, dicom: bool = False, workers: int | None = None
 ) -> _Command:
@@ -100,6 +121,7 @@ def main() -> None:
     texts = {"bundle": str, "question": str, "series": str, "device": str}
     commands = {
         "report": SetParseFns(input=str, output=str, **texts)(report),
+        "train": SetParseFns(config=str)(train),
         "phantom": SetParseFns(root=str)(phantom),
         "version": version,
     }
@@ -131,11 +153,10 @@ def _report(
     image, folder = Path(input).expanduser(), Path(output).expanduser()
     if not image.exists():
         raise InputError(f"{image}: no such file or folder; expected a CT to report on. Check the path.")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: --output is a file; expected a folder. Give another name.")
+    _check_writable(folder)
     if question is not None and not question.strip():
         raise InputError("--question is empty; expected a question. Leave it out to get the whole report.")
-    root = _find_bundle(bundle)
+    root = _find_bundle(bundle, "configs/inference.json", "models/model.pt")
     written = folder / "report.json"
     before = _stamp(written)
     overrides = {"question": question, "series_uid": series, "device": device}
@@ -149,7 +170,34 @@ def _report(
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _find_bundle(bundle: str | None) -> Path:
+def _check_writable(folder: Path) -> None:
+    """Check the folder, or the nearest one above it that is there, before a report is computed in vain."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+    if not place.is_dir():
+        raise InputError(f"{place}: is a file; expected a folder for --output. Give another name.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{place}: --output can't be written there; expected a folder that you may write to.")
+
+
+def _train(config: str | None, overrides: dict[str, Any]) -> None:
+    if "config_file" in overrides:
+        raise InputError("--config_file is what monai.bundle calls it; expected --config FILE.")
+    if config is None:
+        file = _find_bundle(None, "configs/sft.json") / "configs" / "sft.json"
+    else:
+        file = Path(config).expanduser().resolve()
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; expected a bundle's config. Check --config.")
+    if file.parent.name == "configs":
+        overrides = {"bundle_root": str(file.parents[1])} | overrides
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MONAI imports mlflow, which calls home on import
+    from monai.bundle import run
+
+    run(run_id="training", config_file=str(file), **overrides)
+
+
+def _find_bundle(bundle: str | None, *needed: str) -> Path:
+    """Return the root of the bundle asked for, or of the default one; it has the needed files."""
     if bundle is not None:
         candidates = [Path(bundle).expanduser()]
     else:
@@ -157,13 +205,13 @@ def _find_bundle(bundle: str | None) -> Path:
     root = next((path.resolve() for path in candidates if path.is_dir()), None)
     if root is None:
         searched = " or ".join(str(path) for path in candidates)
-        raise InputError(f"no bundle at {searched}; expected a bundle's folder. Pass it with --bundle DIR.")
-    for needed, way_out in (
-        ("configs/inference.json", "Give the bundle's root folder with --bundle DIR."),
-        ("models/model.pt", "Train it (see the bundle's README), or give a bundle with a model with --bundle DIR."),
-    ):
-        if not (root / needed).is_file():
-            raise InputError(f"{root}: no {needed} in it; expected a bundle with configs and model. {way_out}")
+        raise InputError(
+            f"no bundle at {searched}; expected a bundle's folder. The repository of monai_u2 has one, bundles/u2llm: "
+            "work in a clone of it, or pass the place of one (report: --bundle DIR, train: --config FILE)."
+        )
+    for name in needed:
+        if not (root / name).is_file():
+            raise InputError(f"{root}: no {name} in it; expected a bundle with configs and model. {_WAYS_OUT[name]}")
     return root
 
 
@@ -191,9 +239,31 @@ def _run_inference(root: Path, verbose: bool, overrides: dict[str, str]) -> None
         **{key: _literal(value) for key, value in overrides.items()},
     )
     workflow.initialize()
-    workflow.run()
+    try:
+        workflow.run()
+    except Exception as error:
+        reason = _why_checkpoint_failed(error)
+        if reason is None:
+            raise
+        raise InputError(
+            f"{root / 'models' / 'model.pt'}: can't be loaded ({reason}); expected the weights of the network in "
+            f"configs/inference.json. Copy the bundle again, or train it (see the bundle's README)."
+        ) from error
     workflow.finalize()
     gc.freeze()
+
+
+def _why_checkpoint_failed(error: BaseException) -> str | None:
+    """Return what stopped MONAI's CheckpointLoader; None for an error that doesn't come out of it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(seen.__traceback__)}
+        if "monai.handlers.checkpoint_loader" in modules:
+            if "loading state_dict" in str(seen):
+                return textwrap.shorten(" ".join(str(seen).splitlines()[:2]), 300, placeholder=" …")
+            return "not a checkpoint of PyTorch, or cut off"  # torch would advise to load it without its safety check
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _check_device(device: str) -> None:

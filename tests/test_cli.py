@@ -12,17 +12,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+import torch
 
 import monai_u2
 from monai_u2 import cli
@@ -48,6 +52,30 @@ INFERENCE = {
         "$(@folder / 'report.json').write_text(json.dumps("
         "{'report': str(tuple(@load.image.shape)), 'question': @question, 'device': @device, "
         "'warnings': ['too short']}))",
+    ],
+}
+# a bundle that loads its model as ours does
+LOADING = {
+    "imports": ["$import ignite", "$import torch"],
+    "bundle_root": ".",
+    "network": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3},
+    "loader": {
+        "_target_": "CheckpointLoader",
+        "load_path": "$@bundle_root + '/models/model.pt'",
+        "load_dict": {"model": "@network"},
+    },
+    "engine": "$ignite.engine.Engine(lambda engine, batch: None)",
+    "run": ["$@loader.attach(@engine)", "$@engine.run([0])"],
+}
+# a config that reads its records as ours does, and "trains" by writing down what it was given
+TRAINING = {
+    "imports": ["$import json", "$import monai_u2", "$from pathlib import Path"],
+    "bundle_root": ".",
+    "train_records": "$@bundle_root + '/train.jsonl'",
+    "phantom": {"num_train": 600},
+    "records": "$monai_u2.data.load_records(@train_records)",
+    "training": [
+        "$Path('trained.json').write_text(json.dumps([len(@records), @bundle_root, @phantom]))",
     ],
 }
 
@@ -145,6 +173,125 @@ def test_broken_image_is_a_user_error(
     assert not (tmp_path / "out").exists()
 
 
+def four_d(folder: Path, hu: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(np.stack([hu, hu], axis=-1), np.eye(4)), folder / "ct.nii.gz")
+    return folder / "ct.nii.gz"
+
+
+def two_d(folder: Path, hu: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(hu[:, :, 0], np.eye(4)), folder / "ct.nii.gz")
+    return folder / "ct.nii.gz"
+
+
+def nan(folder: Path, hu: np.ndarray) -> Path:
+    hu = hu.astype(np.float32)
+    hu[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(hu, np.eye(4)), folder / "ct.nii.gz")
+    return folder / "ct.nii.gz"
+
+
+def constant(folder: Path, hu: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(np.zeros_like(hu), np.eye(4)), folder / "ct.nii.gz")
+    return folder / "ct.nii.gz"
+
+
+def truncated(folder: Path, hu: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(hu, np.eye(4)), folder / "ct.nii.gz")
+    (folder / "ct.nii.gz").write_bytes((folder / "ct.nii.gz").read_bytes()[:-100])
+    return folder / "ct.nii.gz"
+
+
+def series(folder: Path, hu: np.ndarray, slices: slice = slice(None), **values: str) -> Path:
+    """A DICOM series, and DICOM attributes that some of its slices get."""
+    files = write_dicom_series(hu, np.diag([-1, -1, 2, 1]), folder / "ct")
+    for file in files[slices]:
+        dataset = pydicom.dcmread(file)
+        for name, value in values.items():
+            setattr(dataset, name, value)
+        dataset.save_as(file)
+    return folder / "ct"
+
+
+def mr_series(folder: Path, hu: np.ndarray) -> Path:
+    return series(folder, hu, Modality="MR")
+
+
+def missing_slice(folder: Path, hu: np.ndarray) -> Path:
+    ct = series(folder, hu)
+    sorted(ct.iterdir())[3].unlink()
+    return ct
+
+
+def two_patients(folder: Path, hu: np.ndarray) -> Path:
+    return series(folder, hu, slice(3, 4), PatientID="ROE")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (four_d, "ct.nii.gz: 4-D image of shape (9, 8, 7, 2)"),
+        (two_d, "ct.nii.gz: 2-D image of shape (9, 8)"),
+        (nan, "ct.nii.gz: 1 NaN and 0 infinite voxels"),
+        (constant, "ct.nii.gz: all 504 voxels are 0.0"),
+        (truncated, "ct.nii.gz: the compressed file is cut off"),
+        (mr_series, "ct: the series' modality is MR"),
+        (missing_slice, "slice_0003.dcm and slice_0005.dcm: a gap of 4.00 mm"),
+        (two_patients, "ct: the series' slices belong to 2 patients"),
+    ],
+)
+def test_bad_ct_is_one_message(
+    tmp_path: Path,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    bad: Callable[[Path, np.ndarray], Path],
+    message: str,
+) -> None:
+    ct = bad(tmp_path, np.random.default_rng(3).integers(-1000, 2000, (9, 8, 7), dtype=np.int16))
+    assert main(monkeypatch, "report", ct, "--output", tmp_path / "out", "--bundle", bundle) == 2
+    shown = capfd.readouterr()
+    assert shown.err.startswith(f"monai-u2: {message}") and shown.err.count("\n") == 1
+    assert shown.out == "" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"weights", "not a checkpoint of PyTorch, or cut off"),
+        (b"", "not a checkpoint of PyTorch, or cut off"),
+        (-200, "not a checkpoint of PyTorch, or cut off"),
+        ([1, 2], "not a checkpoint of PyTorch, or cut off"),
+        ({"weight": torch.zeros(3, 2)}, "Error(s) in loading state_dict for Linear: Missing key(s)"),
+        (
+            {"weight": torch.zeros(5, 2), "bias": torch.zeros(5)},
+            "Error(s) in loading state_dict for Linear: size mismatch for weight",
+        ),
+    ],
+)
+def test_unusable_model_is_a_user_error(
+    tmp_path: Path,
+    bundle: Path,
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    content: object,
+    reason: str,
+) -> None:
+    model = bundle / "models" / "model.pt"
+    if isinstance(content, bytes):
+        model.write_bytes(content)
+    elif isinstance(content, int):
+        torch.save({"weight": torch.zeros(3, 2), "bias": torch.zeros(3)}, model)
+        model.write_bytes(model.read_bytes()[:content])
+    else:
+        torch.save(content, model)
+    (bundle / "configs" / "inference.json").write_text(json.dumps(LOADING))
+    assert main(monkeypatch, "report", image, "--output", tmp_path / "out", "--bundle", bundle) == 2
+    shown = capfd.readouterr().err
+    assert shown.startswith(f"monai-u2: {model}: can't be loaded ({reason}") and shown.count("\n") == 1
+    assert "Copy the bundle again, or train it" in shown
+
+
 def test_unknown_device_is_a_user_error(
     tmp_path: Path, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -159,8 +306,13 @@ def test_unknown_device_is_a_user_error(
         ("image", "no such file or folder; expected a CT to report on. Check the path."),
         ("models/model.pt", "no models/model.pt in it; expected a bundle with configs and model. Train it"),
         ("configs/inference.json", "no configs/inference.json in it; expected a bundle with configs and model."),
-        ("bundle", "no bundle at"),
-        ("output", "--output is a file; expected a folder. Give another name."),
+        (
+            "bundle",
+            "The repository of monai_u2 has one, bundles/u2llm: work in a clone of it, or pass the place of one",
+        ),
+        ("output", "/out: is a file; expected a folder for --output. Give another name."),
+        ("folder of the output", "/out: is a file; expected a folder for --output. Give another name."),
+        ("permission", "--output can't be written there; expected a folder that you may write to."),
         ("question", "--question is empty; expected a question."),
     ],
 )
@@ -180,6 +332,12 @@ def test_what_fails_early(
         bundle = tmp_path / "nowhere"
     elif spoil == "output":
         output.write_text("a file")
+    elif spoil == "folder of the output":
+        output.write_text("a file")
+        output = output / "report"
+    elif spoil == "permission":  # not by chmod: root may write anywhere
+        output = output / "deeper"
+        monkeypatch.setattr(cli.os, "access", lambda path, mode: path != tmp_path)
     elif spoil == "question":
         question = " "
     else:
@@ -208,7 +366,70 @@ def test_default_bundle_is_that_of_the_working_directory(
     (tmp_path / "bundles").mkdir()
     bundle.rename(tmp_path / "bundles" / "u2llm")
     monkeypatch.chdir(tmp_path)
-    assert cli._find_bundle(None) == tmp_path / "bundles" / "u2llm"
+    assert cli._find_bundle(None, "configs/inference.json", "models/model.pt") == tmp_path / "bundles" / "u2llm"
+
+
+@pytest.fixture
+def training(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundle's training config; the working directory is the one above ``bundles/u2llm``."""
+    (tmp_path / "bundles").mkdir()
+    bundle = bundle.rename(tmp_path / "bundles" / "u2llm")
+    (bundle / "configs" / "sft.json").write_text(json.dumps(TRAINING))
+    (bundle / "train.jsonl").write_text('{"image": "a", "question": "q", "answer": "a"}\n' * 2)
+    monkeypatch.chdir(tmp_path)
+    return bundle / "configs" / "sft.json"
+
+
+def test_train_runs_the_default_config_with_overrides(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(monkeypatch, "train", "--phantom#num_train", "4") == 0
+    assert json.loads(Path("trained.json").read_text()) == [2, str(training.parents[1]), {"num_train": 4}]
+
+
+def test_train_runs_another_config(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = training.rename(training.with_name("other.json"))
+    assert main(monkeypatch, "train", "--config", "bundles/u2llm/configs/other.json") == 0
+    assert json.loads(Path("trained.json").read_text()) == [2, str(other.parents[1]), {"num_train": 600}]
+
+
+def test_train_names_the_broken_line_of_records(
+    training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"image": "a", "question": "q", "answer": "a"}\n{"image": \n')
+    assert main(monkeypatch, "train", "--train_records", "mine.jsonl") == 2
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1].startswith("monai-u2: mine.jsonl, line 2: is not JSON")
+    assert "Traceback" not in shown.err + shown.out and not Path("trained.json").exists()
+
+
+def test_train_shows_its_help_and_runs_nothing(
+    training: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("PAGER", "cat")
+    assert main(monkeypatch, "train", "--help") == 0
+    shown = capfd.readouterr()
+    assert "--phantom#num_train 100" in shown.out + shown.err and not Path("trained.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "none.json"], "none.json: no such file; expected a bundle's config. Check --config."),
+        (["--config_file", "configs/sft.json"], "expected --config FILE."),
+        ([], "no configs/sft.json in it; expected a bundle with configs and model. Give the training config with"),
+    ],
+)
+def test_train_without_config_is_a_user_error(
+    training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    training.unlink()
+    assert main(monkeypatch, "train", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_importing_the_main_module_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "main", lambda: pytest.fail("the command line was run"))
+    monkeypatch.delitem(sys.modules, "monai_u2.__main__", raising=False)
+    assert importlib.import_module("monai_u2.__main__").main is cli.main
 
 
 def test_unknown_flag_is_refused_before_anything_runs(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,14 @@ _SOURCES = {
 }
 _EXPECTED = (
     "a NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), or MetaImage (.mha, .mhd) file, or a folder of a DICOM series"
+)
+_SAVE_NIFTI_VOLUME = "img = nibabel.load(...); nibabel.save(img.slicer[..., 0], 'volume.nii.gz')"
+_SAVE_ITK_VOLUME = (
+    "image = itk.imread({name!r}); "
+    "volume = itk.image_from_array(itk.array_from_image(image)[0]); "  # NumPy's axes are ITK's in the reverse order
+    "volume.SetSpacing(list(image.GetSpacing())[:3]); volume.SetOrigin(list(image.GetOrigin())[:3]); "
+    "volume.SetDirection(itk.array_from_matrix(image.GetDirection())[:3, :3].copy()); "
+    "itk.imwrite(volume, 'volume{suffix}') (NumPy's axis 0 is this axis; check left and right: ITK takes them as LPS)"
 )
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -161,7 +170,7 @@ def _read_nifti(path: Path) -> CTVolume:
                 f"{path.name}: its voxels are {image.get_data_dtype()} (color or complex); "
                 "expected one number in HU each. Give the CT itself."
             )
-        _check_dimensions(path, image.shape)
+        _check_dimensions(path, image.shape, source="nifti")
         array = np.asarray(image.dataobj, dtype=np.float32)  # applies scl_slope and scl_inter
     except InputError:
         raise
@@ -205,7 +214,8 @@ def _read_itk(path: Path, source: str) -> CTVolume:
             raise InputError(f"{path.name}: not a {source} file, whatever its suffix says. Convert or copy it again.")
         image_io.SetFileName(str(path))
         image_io.ReadImageInformation()
-        _check_dimensions(path, [image_io.GetDimensions(axis) for axis in range(image_io.GetNumberOfDimensions())])
+        shape = [image_io.GetDimensions(axis) for axis in range(image_io.GetNumberOfDimensions())]
+        _check_dimensions(path, shape, source=source)
         if image_io.GetNumberOfComponents() != 1:
             raise InputError(
                 f"{path.name}: {image_io.GetNumberOfComponents()} values a voxel (color or complex); "
@@ -225,7 +235,29 @@ def _read_itk(path: Path, source: str) -> CTVolume:
     affine[:3, :3] = itk.array_from_matrix(image.GetDirection())[:3, :3] * np.array(image.GetSpacing())[:3]
     affine[:3, 3] = np.array(image.GetOrigin())[:3]
     array = array.T
-    return CTVolume(array.reshape(array.shape[:3]), _LPS_TO_RAS @ affine, source, series)
+    space = dict(image).get("NRRD_space")
+    warnings = _metaimage_warnings(path) if source == "metaimage" else _nrrd_warnings(space)
+    return CTVolume(array.reshape(array.shape[:3]), _LPS_TO_RAS @ affine, source, series, warnings)
+
+
+def _nrrd_warnings(space: str | None) -> list[str]:
+    if space in ("left-posterior-superior", "left-posterior-superior-time"):  # RAS and LAS, too: ITK turns them into it
+        return []
+    return [
+        f"the NRRD header's space is {space or 'missing'}, not LPS, RAS, or LAS; LPS was assumed: "
+        "left and right may be swapped"
+    ]
+
+
+def _metaimage_warnings(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        for line in file:
+            key = re.split(rb"[=:]", line, maxsplit=1)[0].strip()
+            if key in (b"TransformMatrix", b"Rotation", b"Orientation"):  # three names of one thing
+                return []
+            if key == b"ElementDataFile":  # the header's last line
+                break
+    return ["the MetaImage header says nothing about orientation (no TransformMatrix): left and right may be swapped"]
 
 
 def _itk_reason(error: Exception) -> str:
@@ -234,13 +266,13 @@ def _itk_reason(error: Exception) -> str:
     return lines[0].split("ITK ERROR:", 1)[1].split("):", 1)[-1].strip() if lines else type(error).__name__
 
 
-def _check_dimensions(path: Path, shape: Sequence[int]) -> None:
+def _check_dimensions(path: Path, shape: Sequence[int], source: str) -> None:
     extra = [axis for axis, size in enumerate(shape) if axis > 2 and size != 1]
     if extra:
         raise InputError(
             f"{path.name}: {len(shape)}-D image of shape {tuple(shape)}; expected one 3-D volume. Choose an index "
-            f"of axis {extra[0]}, 0 to {shape[extra[0]] - 1}, and save that volume alone: img = nibabel.load(...); "
-            "nibabel.save(img.slicer[..., 0], 'volume.nii.gz')"
+            f"of axis {extra[0]}, 0 to {shape[extra[0]] - 1}, and save that volume alone: "
+            + (_SAVE_NIFTI_VOLUME if source == "nifti" else _SAVE_ITK_VOLUME.format(name=path.name, suffix=path.suffix))
         )
     if len(shape) < 3 or min(shape[:3]) < 2:
         raise InputError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,9 @@ _CODECS = {
     "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.5": "pylibjpeg pylibjpeg-rle",
 }
+_CT_IMAGE_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 _SCAN_TAGS = [
+    "SOPClassUID",
     "SeriesInstanceUID",
     "Modality",
     "ImageType",
@@ -90,7 +92,8 @@ def list_series(folder: str | Path) -> list[SeriesInfo]:
     """List the DICOM series below a folder (or of one file), sorted by UID.
 
     Raises:
-        InputError: nothing below ``folder`` is DICOM.
+        InputError: nothing below ``folder`` is DICOM, or files that should be (by preamble or a name in ``.dcm``) are
+            broken.
     """
     grouped: dict[str, list[tuple[Path, Dataset]]] = {}
     for file, header in _scan(Path(folder)):
@@ -119,9 +122,9 @@ def read_series(folder: str | Path, series_uid: str | None = None) -> tuple[np.n
         index to RAS mm; and a dict of ``series`` (16 hex digits of a SHA-256, never the UID) and ``warnings`` (texts).
 
     Raises:
-        InputError: no DICOM file, several series and no ``series_uid``, an unknown one, two patients, another modality
-            than CT, slices missing, duplicate, or of different geometry, a tilted gantry, no rescale values, pixel data
-            that can't be decoded.
+        InputError: no DICOM file, a broken one, several series and no ``series_uid``, an unknown one, two patients,
+            another modality than CT, slices missing, duplicate, or of different geometry, a tilted gantry, no rescale
+            values, pixel data that are missing or can't be decoded.
     """
     root = Path(folder).resolve()
     series, warnings = _select_series(root, list_series(root), series_uid)
@@ -167,17 +170,48 @@ def _read_voxels(datasets: dict[Path, Dataset], frames: Sequence[Frame]) -> np.n
     return volume
 
 
-def _scan(root: Path) -> Iterator[tuple[Path, Dataset]]:
+def _scan(root: Path) -> list[tuple[Path, Dataset]]:
+    """Read the headers of the DICOM files below a folder, or of one file; what plainly isn't DICOM is passed over."""
     import pydicom
     from pydicom.errors import InvalidDicomError
 
+    found: list[tuple[Path, Dataset]] = []
+    broken: list[Path] = []
     for file in [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file()):
-        if file.name == "DICOMDIR":
+        if file.name == "DICOMDIR" or (file.name.startswith("._") and file != root):  # macOS writes "._name" files
             continue
         try:
-            yield file, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SCAN_TAGS)
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SCAN_TAGS)
         except InvalidDicomError:
-            logger.debug("a file of the folder is not DICOM and was passed over")
+            if file.suffix.lower() == ".dcm":
+                broken.append(file)
+            else:
+                logger.debug("a file of the folder is not DICOM and was passed over")
+        except Exception:  # pydicom raises nearly anything on a broken file
+            broken.append(file)
+        else:
+            if _is_cut_off(header):
+                broken.append(file)
+            else:
+                found.append((file, header))
+    if broken:
+        raise InputError(
+            f"{_names(broken)}: can't be read as DICOM: empty, cut off, or damaged; expected whole files. "
+            "Copy or export the series again, or take what doesn't belong to it out of the folder."
+        )
+    return found
+
+
+def _is_cut_off(header: Dataset) -> bool:
+    """Return whether a header ends before an image's size: pydicom takes a file's end for the end of its header."""
+    if "Rows" in header:
+        return False
+    return "Modality" not in header or header.get("SOPClassUID", _CT_IMAGE_CLASSES[0]) in _CT_IMAGE_CLASSES
+
+
+def _names(files: Sequence[Path]) -> str:
+    shown = ", ".join(file.name for file in files[:3])
+    return shown if len(files) <= 3 else f"{shown} and {len(files) - 3} more"
 
 
 def _digest(data: bytes | memoryview) -> str:
@@ -245,6 +279,7 @@ def _read_datasets(series: SeriesInfo) -> tuple[dict[Path, Dataset], int]:
     import pydicom
 
     datasets: dict[Path, Dataset] = {}
+    without_pixels: list[Path] = []
     num_localizers = 0
     for file in series.files:
         try:
@@ -257,6 +292,13 @@ def _read_datasets(series: SeriesInfo) -> tuple[dict[Path, Dataset], int]:
             num_localizers += 1
         elif "Rows" in dataset:
             datasets[file] = dataset
+            if "PixelData" not in dataset:
+                without_pixels.append(file)
+    if without_pixels:
+        raise InputError(
+            f"{_names(without_pixels)}: no pixel data, so the series has a hole; expected them in every slice. "
+            "The files may be cut off: copy or export the series again."
+        )
     patients = {(str(one.get("PatientID", "")), str(one.get("PatientName", ""))) for one in datasets.values()}
     if len(patients) > 1:
         raise InputError(

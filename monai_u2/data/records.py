@@ -55,6 +55,7 @@ _TYPES: dict[str, tuple[type, str]] = {
     "truth": (str, "a string"),
 }
 _CONVERSATION_KEYS = ("question", "answer", "kind")
+_IMAGE_KEYS = ("case", "findings", "lesion_mask", "truth")
 
 
 def load_records(path: str | Path, *, require_answer: bool = True) -> list[dict[str, Any]]:
@@ -113,14 +114,23 @@ def group_by_image(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
     Returns:
         one dict for each image: ``image``, ``conversations`` (dicts of ``question`` and, where the record has them,
         ``answer`` and ``kind``, in order), and the image's other keys as its first record gives them.
+
+    Raises:
+        InputError: records of one image disagree on its ``case``, ``findings``, ``lesion_mask`` or ``truth``.
     """
     groups: dict[str, dict[str, Any]] = {}
     for record in records:
         group = groups.setdefault(record["image"], {"image": record["image"], "conversations": []})
         group["conversations"].append({key: record[key] for key in _CONVERSATION_KEYS if key in record})
         for key, value in record.items():
-            if key not in _CONVERSATION_KEYS:
-                group.setdefault(key, value)
+            if key in _CONVERSATION_KEYS:
+                continue
+            first = group.setdefault(key, value)
+            if key in _IMAGE_KEYS and value != first:
+                raise InputError(
+                    f"{record['image']}: its records disagree on {key!r} ({first!r} and {value!r}); expected the same "
+                    "in all records of an image. Correct the records."
+                )
     return list(groups.values())
 
 

@@ -22,7 +22,6 @@ from monai.networks.blocks import PatchEmbeddingBlock
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
-from transformers.modeling_utils import slice_logits_to_keep
 
 from monai_u2.networks.finding_head import FindingHead
 from monai_u2.networks.projector import SpatialPoolingProjector
@@ -326,6 +325,7 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             shape = (image.shape[0], self.model.u2_tokenizer.num_queries)
             input_ids = torch.full(shape, self.config.image_token_id, device=image.device)
             logits_to_keep = 1
+        kwargs.setdefault("use_cache", not self.training)
         outputs, encoded = self.model(
             input_ids=input_ids,
             image=image,
@@ -338,7 +338,8 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
         if image_only:
             return logits
         return U2LLMOutput(

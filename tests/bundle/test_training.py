@@ -57,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def uninterrupted(bundle: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("uninterrupted")
     log = run(bundle.parents[1], bundle, output, data, "--max_epochs", "2", "--tracking", "mlflow")
-    assert "finding_f1" in log and "validation of 2 cases" in log
+    assert "finding_f1" in log and "validation of 2 cases at epoch 2" in log
     return output
 
 
@@ -83,6 +83,12 @@ def test_resume_from_the_last_checkpoint(uninterrupted: Path, bundle: Path, data
     ]
     steps = [int(state["optimizer"]["state"][0]["step"]) for state in states]
     assert steps == [4, 6]
+    # the schedule ends with the longer run; its cosine would climb again beyond the end of the first
+    assert states[1]["lr_scheduler"]["t_total"] == 6
+    assert states[1]["lr_scheduler"]["_last_lr"][0] < 1e-4
+    # three epochs aren't a multiple of val_interval: validated all the same
+    assert json.loads((tmp_path / "validation.json").read_text())["epoch"] == 3
+    assert (tmp_path / "model.pt").is_file()
 
 
 def test_resume_without_checkpoint_says_so(bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,60 @@ def test_nifti_with_two_orientations_is_read_with_a_warning(tmp_path: Path) -> N
     assert "sform LPS, qform RPS" in CTReader().read(tmp_path / "ct.nii").warnings[0]
 
 
+def replace_header_line(file: Path, key: bytes, line: bytes) -> Path:
+    """Replace the header line that starts with ``key``, and drop those that only make sense with it."""
+    lines = file.read_bytes().split(b"\n")
+    lines = [line if one.startswith(key) else one for one in lines if not one.startswith((b"space origin", b"kinds"))]
+    file.write_bytes(b"\n".join(lines))
+    return file
+
+
+@pytest.mark.parametrize("space", [b"RAS", b"left-anterior-superior", b"LPS"])
+def test_nrrd_with_a_known_space_is_read_without_a_warning(tmp_path: Path, space: bytes) -> None:
+    file = replace_header_line(write_itk(tmp_path / "ct.nrrd", example()), b"space:", b"space: " + space)
+    volume = CTReader().read(file)
+    assert volume.warnings == []
+    signs = {b"RAS": [1, 1], b"LPS": [-1, -1]}.get(space, [-1, 1])
+    np.testing.assert_allclose(np.diag(volume.affine)[:2], np.array([0.7, 0.9]) * signs)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"), [(b"space: scanner-xyz", "scanner-xyz"), (b"space dimension: 3", "missing")]
+)
+def test_nrrd_without_a_known_space_is_read_with_a_warning(tmp_path: Path, line: bytes, named: str) -> None:
+    file = replace_header_line(write_itk(tmp_path / "ct.nrrd", example()), b"space:", line)
+    assert CTReader().read(file).warnings == [
+        f"the NRRD header's space is {named}, not LPS, RAS, or LAS; LPS was assumed: left and right may be swapped"
+    ]
+
+
+@pytest.mark.parametrize("name", ["ct.mha", "ct.mhd"])
+def test_metaimage_without_orientation_is_read_with_a_warning(tmp_path: Path, name: str) -> None:
+    file = write_itk(tmp_path / name, example())
+    assert CTReader().read(file).warnings == []
+    replace_header_line(file, b"TransformMatrix", b"Comment = TransformMatrix")
+    (warning,) = CTReader().read(file).warnings
+    assert "no TransformMatrix" in warning and "left and right may be swapped" in warning
+    replace_header_line(file, b"Comment", b"Orientation = 1 0 0 0 1 0 0 0 1")
+    assert CTReader().read(file).warnings == []
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha"])
+def test_the_way_out_of_4d_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The code of the message, run with another index than 0, gives the volume and its geometry."""
+    itk = pytest.importorskip("itk")
+    volumes = [example() + number for number in range(3)]
+    write_itk(tmp_path / name, np.stack(volumes, axis=-1))
+    with pytest.raises(InputError) as error:
+        CTReader().read(tmp_path / name)
+    (code,) = re.findall(r"image = itk\.imread.*'volume\.\w+'\)", str(error.value))
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("(image)[0]", "(image)[2]"), {"itk": itk})
+    volume = CTReader().read(tmp_path / f"volume{Path(name).suffix}")
+    np.testing.assert_array_equal(volume.array, volumes[2])
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-4)
+
+
 def missing(folder: Path) -> Path:
     return folder / "ct.nii.gz"
 
@@ -168,6 +223,10 @@ def four_d_nrrd(folder: Path) -> Path:
     return write_itk(folder / "ct.nrrd", np.stack([example()] * 3, axis=-1))
 
 
+def four_d_mha(folder: Path) -> Path:
+    return write_itk(folder / "ct.mha", np.stack([example()] * 3, axis=-1))
+
+
 def not_finite(folder: Path) -> Path:
     array = example().astype(np.float32)
     array[0, 0, :2], array[1, 1, 1] = np.nan, np.inf
@@ -228,7 +287,11 @@ def one_dicom_slice(folder: Path) -> Path:
         (two_d, r"ct\.nii\.gz: 2-D image of shape \(9, 8\); expected a 3-D volume"),
         (one_slice, r"ct\.nii\.gz: 2-D image of shape \(9, 8, 1\); expected a 3-D volume"),
         (four_d, r"4-D image of shape \(9, 8, 7, 3\).*Choose an index of axis 3, 0 to 2.*img\.slicer\[\.\.\., 0\]"),
-        (four_d_nrrd, r"ct\.nrrd: 4-D image of shape \(9, 8, 7, 3\).*Choose an index of axis 3, 0 to 2"),
+        (
+            four_d_nrrd,
+            r"ct\.nrrd: 4-D image of shape \(9, 8, 7, 3\).*index of axis 3, 0 to 2.*itk\.imread\('ct\.nrrd'\)",
+        ),
+        (four_d_mha, r"ct\.mha: 4-D image of shape \(9, 8, 7, 3\).*index of axis 3, 0 to 2.*NumPy's axis 0"),
         (not_finite, r"ct\.nii\.gz: 2 NaN and 1 infinite voxels of 504; expected HU everywhere"),
         (infinite, r"ct\.nii\.gz: 0 NaN and 1 infinite voxels of 504"),
         (constant, r"ct\.nii\.gz: all 504 voxels are -1024\.0; expected a CT in HU"),

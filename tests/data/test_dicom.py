@@ -119,6 +119,8 @@ def test_volume_and_affine_are_those_written(tmp_path: Path, oblique: bool) -> N
         file.rename(file.with_name(f"{name}.dcm"))
         edit(file.with_name(f"{name}.dcm"), SliceThickness=9, InstanceNumber=1)
     (tmp_path / "notes.txt").write_text("not DICOM")
+    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "deep" / "er" / "._a.dcm").write_bytes(b"\0\5\x16\7")  # macOS writes these
     volume, read_affine, info = read_series(tmp_path)
     assert volume.dtype == np.float32
     np.testing.assert_array_equal(volume, hu)
@@ -262,6 +264,57 @@ def test_cut_off_pixel_data_are_refused(tmp_path: Path) -> None:
     files[1].write_bytes(files[1].read_bytes()[:-40])
     with pytest.raises(InputError, match=r"slice_0002\.dcm: its pixel data .* can't be decoded.*cut off"):
         read_series(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 130, 132, 140, 150, 180, 300, 600, 900, -(2 * SHAPE[0] * SHAPE[1] + 6)])
+def test_broken_slice_is_named(tmp_path: Path, size: int) -> None:
+    """Cut anywhere before its pixels, the last slice must not vanish from a series that stays regular without it."""
+    files = write_dicom_series(*example(), tmp_path)
+    files[4].write_bytes(files[4].read_bytes()[:size])
+    with pytest.raises(
+        InputError, match=r"^slice_0005\.dcm: (can't be read as DICOM|no pixel data).*[Cc]opy or export"
+    ):
+        read_series(tmp_path)
+
+
+def test_broken_file_without_suffix_is_named_by_its_preamble(tmp_path: Path) -> None:
+    for file in write_dicom_series(*example(), tmp_path):
+        file.rename(tmp_path / file.stem)
+    broken = tmp_path / "slice_0005"
+    broken.write_bytes(broken.read_bytes()[:400])
+    for source in (tmp_path, broken):
+        with pytest.raises(InputError, match=r"^slice_0005: can't be read as DICOM"):
+            read_series(source)
+
+
+def test_many_broken_files_are_counted(tmp_path: Path) -> None:
+    for file in write_dicom_series(*example(), tmp_path):
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"slice_0001\.dcm, slice_0002\.dcm, slice_0003\.dcm and 2 more: can't"):
+        list_series(tmp_path)
+
+
+def test_slice_without_pixel_data_is_named(tmp_path: Path) -> None:
+    hu, affine = example()
+    files = write_dicom_series(hu, affine, tmp_path, series_uid="1.2.3.1")
+    edit(files[4], PixelData=None)
+    with pytest.raises(InputError, match=r"^slice_0005\.dcm: no pixel data.*copy or export the series again"):
+        read_series(tmp_path)
+    edit(files[4], SeriesInstanceUID="1.2.3.2")  # of no concern where another series is chosen
+    assert read_series(tmp_path, "1.2.3.1")[0].shape == (*SHAPE[:2], 4)
+
+
+def test_object_without_image_is_left_out(tmp_path: Path) -> None:
+    """A structured report, or the raw data that scanners keep beside a CT."""
+    hu, affine = example()
+    files = write_dicom_series(hu, affine, tmp_path)
+    for modality, sop_class in (("SR", "1.2.840.10008.5.1.4.1.1.88.22"), ("CT", "1.2.840.10008.5.1.4.1.1.66")):
+        dataset = pydicom.dcmread(files[0])
+        for name in ("Rows", "Columns", "PixelData"):
+            delattr(dataset, name)
+        dataset.Modality, dataset.SOPClassUID, dataset.SeriesInstanceUID = modality, sop_class, generate_uid()
+        dataset.save_as(tmp_path / f"{modality}.dcm")
+    np.testing.assert_array_equal(read_series(tmp_path)[0], hu)
 
 
 @pytest.mark.skipif(not REAL_SERIES.is_dir(), reason="needs the real CT beside the repository (shared/ct)")

@@ -115,6 +115,25 @@ def test_unusable_files(tmp_path: Path) -> None:
         load_records(binary)
 
 
+@pytest.mark.parametrize(
+    ("key", "first", "second"),
+    [
+        ("case", 2, 3),
+        ("findings", ["f"], []),
+        ("lesion_mask", "m.nii.gz", "n.nii.gz"),
+        ("truth", "t.json", "u.json"),
+    ],
+)
+def test_records_of_an_image_that_disagree_are_refused(key: str, first: object, second: object) -> None:
+    records = [{**RECORD, key: first}, {**RECORD, "image": "b", key: second}, RECORD]
+    assert len(group_by_image(records)) == 2
+    with pytest.raises(InputError) as caught:
+        group_by_image([*records, {**RECORD, key: second}])
+    assert str(caught.value).startswith(
+        f"images/a.nii.gz: its records disagree on '{key}' ({first!r} and {second!r}); expected the same"
+    )
+
+
 def test_group_by_image() -> None:
     records = [
         {"image": "b", "question": "1", "answer": "x", "kind": "report", "case": 2, "findings": ["f"], "truth": "t"},

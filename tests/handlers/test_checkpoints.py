@@ -12,11 +12,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from ignite.engine import Engine, Events
 
 from monai_u2.exceptions import InputError
-from monai_u2.handlers import latest_checkpoint
+from monai_u2.handlers import BestModelSaver, latest_checkpoint
 
 
 def test_largest_epoch_wins(tmp_path: Path) -> None:
@@ -28,3 +31,37 @@ def test_largest_epoch_wins(tmp_path: Path) -> None:
 def test_nothing_to_resume_from(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to resume from"):
         latest_checkpoint(tmp_path)
+
+
+def validate(folder: Path, scores: list[float], state: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Validations with these metrics, each of a model with its metric as weight."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    saver = BestModelSaver(str(folder), {"model": network})
+    if state is not None:
+        saver.load_state_dict(state)
+
+    def score(engine: Engine) -> None:
+        engine.state.key_metric_name = "f1"
+        engine.state.metrics["f1"] = scores[engine.state.epoch - 1]
+        network.weight.data.fill_(scores[engine.state.epoch - 1])
+
+    evaluator = Engine(lambda engine, batch: None)
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, score)
+    saver.attach(evaluator)
+    evaluator.run([0], max_epochs=len(scores))
+    return saver.state_dict()
+
+
+def test_best_model_is_kept_over_a_resume(tmp_path: Path) -> None:
+    def saved() -> float:
+        return torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item()
+
+    state = validate(tmp_path, [0.2, 0.5, 0.4])
+    assert saved() == pytest.approx(0.5)
+    validate(tmp_path, [0.3, 0.45], state)
+    assert saved() == pytest.approx(0.5)
+    validate(tmp_path, [0.3, 0.6], state)
+    assert saved() == pytest.approx(0.6)
+    (tmp_path / "model.pt").unlink()
+    validate(tmp_path, [0.1], state)  # nothing to keep
+    assert saved() == pytest.approx(0.1)

@@ -56,14 +56,15 @@ def generate_phantoms(
 
     Args:
         root: folder, made where needed.
-        num_train, num_validation, num_test: cases of each split, the first ones of its range of case numbers.
+        num_train, num_validation, num_test: cases of each split, the first ones of its range of case numbers. Its JSON
+            Lines file then holds exactly these, however many more the folder has; 0 leaves a split as it is.
         questions_per_case: beside the report.
         num_workers: processes that render; as many as there are processors by default, 0 or 1 for this process alone.
         dicom: write each case as a DICOM series too.
         progress: show a progress bar.
 
     Returns:
-        split -> path of its JSON Lines file.
+        split -> path of its JSON Lines file, also where 0 cases were asked for and it may not be there.
 
     Raises:
         InputError: for a folder of another phantom version, or a number of cases that a split doesn't have.
@@ -80,10 +81,11 @@ def generate_phantoms(
     numbers = {split: range(SPLIT_RANGES[split][0], SPLIT_RANGES[split][0] + count) for split, count in counts.items()}
     missing = [number for split in numbers for number in numbers[split] if not is_written(root, number, dicom=dicom)]
     _render_all(root, missing, num_workers, dicom, progress)
-    paths = {}
+    paths = {split: root / f"{split}.jsonl" for split in numbers}
     for split, cases in numbers.items():
-        paths[split] = root / f"{split}.jsonl"
-        write_records(paths[split], (record for number in cases for record in case_records(number, questions_per_case)))
+        if cases:
+            records = (record for number in cases for record in case_records(number, questions_per_case))
+            write_records(paths[split], records)
     return paths
 
 

@@ -105,6 +105,22 @@ def test_more_cases_only_add_files(tmp_path: Path) -> None:
     assert (tmp_path / "train.jsonl").read_text().startswith(records)
 
 
+def test_records_are_those_asked_for_and_other_splits_stay(tmp_path: Path) -> None:
+    generate(tmp_path, train=3)
+    before = modified(tmp_path)
+    others = {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in ("validation", "test")}
+    paths = generate(tmp_path, train=2, validation=0, test=0)
+    assert {record["case"] for record in load_records(paths["train"])} == {0, 1}
+    assert others == {name: paths[name].read_bytes() for name in others}
+    assert modified(tmp_path) == before
+
+
+def test_a_split_of_no_cases_gets_no_file(tmp_path: Path) -> None:
+    paths = generate(tmp_path, train=1, validation=0, test=0)
+    assert paths == {split: tmp_path / f"{split}.jsonl" for split in ("train", "validation", "test")}
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["train.jsonl"]
+
+
 def test_a_missing_file_is_written_again_and_nothing_temporary_stays(tmp_path: Path) -> None:
     generate(tmp_path)
     whole = (tmp_path / "masks" / "case_000001.nii.gz").read_bytes()
@@ -139,7 +155,9 @@ def test_worker_processes_write_the_same_files(root: Path, tmp_path: Path) -> No
 def test_a_failing_worker_is_reported(tmp_path: Path) -> None:
     generate(tmp_path, train=0, validation=0, test=0)
     (tmp_path / "images").write_text("in the way")
-    with pytest.raises(RuntimeError, match=r"phantom cases 0 to 0 could not be written:\n(?s:.*)FileExistsError"):
+    with pytest.raises(
+        RuntimeError, match=r"phantom cases (0 to 0|100000 to 100000) could not be written:\n(?s:.*)FileExistsError"
+    ):
         generate(tmp_path, train=1, validation=1, num_workers=2)
 
 
