@@ -95,3 +95,8 @@ def test_record_example_is_valid(tmp_path: Path) -> None:
 def test_ci_installs_as_the_readme_does() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     assert "constraints.txt" in ci and "-m pytest" in ci and "set -e" in ci
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_placeholder_is_left(page: Path) -> None:
+    assert re.findall(r"\b(?:TODO|TBD|FIXME|XXX|[A-Z]{7,}ARGS|RESULTS)\b", page.read_text()) == []
