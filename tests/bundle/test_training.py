@@ -44,7 +44,7 @@ def run(folder: Path, bundle: Path, output: Path, data: Path, *more: str, run_id
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
 
