@@ -92,6 +92,13 @@ def test_resume_from_the_last_checkpoint(uninterrupted: Path, bundle: Path, data
     assert (tmp_path / "model.pt").is_file()
 
 
+def test_fewer_cases_than_a_batch_are_trained_on(bundle: Path, data: Path, tmp_path: Path) -> None:
+    """They would all be dropped as an incomplete batch."""
+    run(bundle, bundle, tmp_path, data, "--max_epochs", "1", "--batch_size", "8")
+    state = torch.load(tmp_path / "checkpoint_epoch=1.pt", weights_only=True)
+    assert int(state["optimizer"]["state"][0]["step"]) == 1
+
+
 def test_resume_without_checkpoint_says_so(bundle: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="nothing to resume from"):
         run(bundle, bundle, tmp_path, data, "--resume", "True")
