@@ -92,7 +92,13 @@ def train(config: str | None = None, **overrides: Any) -> _Command:
 
 
 def phantom(
-    root: str, train: int = 0, validation: int = 0, test: int = 0, dicom: bool = False, workers: int | None = None
+    root: str,
+    train: int = 0,
+    validation: int = 0,
+    test: int = 0,
+    difficulty: str = "default",
+    dicom: bool = False,
+    workers: int | None = None,
 ) -> _Command:
     """Write synthetic chest-abdomen CT with reports and truth.
 
@@ -101,6 +107,7 @@ def phantom(
         train: number of training cases.
         validation: number of validation cases.
         test: number of test cases.
+        difficulty: easy, default or hard: size, contrast, noise and number of the findings.
         dicom: write each CT as a DICOM series too.
         workers: number of processes; by default one per core.
     """
@@ -122,7 +129,7 @@ def main() -> None:
     commands = {
         "report": SetParseFns(input=str, output=str, **texts)(report),
         "train": SetParseFns(config=str)(train),
-        "phantom": SetParseFns(root=str)(phantom),
+        "phantom": SetParseFns(root=str, difficulty=str)(phantom),
         "version": version,
     }
     command = fire.Fire(
@@ -289,7 +296,9 @@ def _stamp(file: Path) -> tuple[int, int] | None:
     return state.st_ino, state.st_mtime_ns
 
 
-def _phantom(root: str, train: int, validation: int, test: int, dicom: bool, workers: int | None) -> None:
+def _phantom(
+    root: str, train: int, validation: int, test: int, difficulty: str, dicom: bool, workers: int | None
+) -> None:
     numbers = {"train": train, "validation": validation, "test": test}
     for name, number, lowest in [
         *((name, number, 0) for name, number in numbers.items()),
@@ -301,7 +310,15 @@ def _phantom(root: str, train: int, validation: int, test: int, dicom: bool, wor
         raise InputError("no cases asked for; give --train N, --validation N, or --test N.")
     from monai_u2.data.phantom import generate_phantoms
 
-    generate_phantoms(root, num_train=train, num_validation=validation, num_test=test, num_workers=workers, dicom=dicom)
+    generate_phantoms(
+        root,
+        num_train=train,
+        num_validation=validation,
+        num_test=test,
+        difficulty=difficulty,
+        num_workers=workers,
+        dicom=dicom,
+    )
     sys.stdout.write(f"{sum(numbers.values())} cases in {root}\n")
 
 

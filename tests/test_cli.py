@@ -460,12 +460,14 @@ def test_phantom_passes_its_numbers_on(
     monkeypatch.setattr(
         "monai_u2.data.phantom.generate_phantoms", lambda root, **numbers: seen.update(numbers, root=root)
     )
-    assert main(monkeypatch, "phantom", tmp_path, "--train", "2", "--test", "1", "--dicom", "--workers", "1") == 0
+    command = ["phantom", tmp_path, "--train", "2", "--test", "1", "--dicom", "--workers", "1", "--difficulty", "hard"]
+    assert main(monkeypatch, *command) == 0
     assert seen == {
         "root": str(tmp_path),
         "num_train": 2,
         "num_validation": 0,
         "num_test": 1,
+        "difficulty": "hard",
         "num_workers": 1,
         "dicom": True,
     }
@@ -479,9 +481,10 @@ def test_phantom_passes_its_numbers_on(
         (["--train", "2.5"], "--train is 2.5; expected a whole number"),
         (["--train", "2", "--workers", "-3"], "--workers is -3; expected a whole number of at least 1."),
         ([], "no cases asked for; give --train N"),
+        (["--train", "2", "--difficulty", "1"], "difficulty is '1'; expected one of easy, default, hard"),
     ],
 )
-def test_phantom_refuses_wrong_numbers(
+def test_phantom_refuses_wrong_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: list[str], message: str
 ) -> None:
     assert main(monkeypatch, "phantom", tmp_path / "data", *arguments) == 2

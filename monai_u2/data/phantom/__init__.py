@@ -20,6 +20,8 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
+    "DIFFICULTIES": "difficulty",
+    "Difficulty": "difficulty",
     "FINDING_KINDS": "findings",
     "FINDING_LABELS": "findings",
     "PHANTOM_VERSION": "dataset",
@@ -29,6 +31,7 @@ _NAMES: dict[str, str] = {
     "PhantomFinding": "findings",
     "PhantomReport": "report",
     "ask_questions": "report",
+    "difficulty_settings": "difficulty",
     "draw_case": "cases",
     "generate_phantoms": "dataset",
     "grammar_texts": "report",

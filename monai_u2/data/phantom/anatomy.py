@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from monai_u2.data.phantom.canvas import Box, Canvas
+from monai_u2.data.phantom.difficulty import difficulty_settings
 from monai_u2.data.phantom.findings import PhantomCase, PhantomFinding
 from monai_u2.data.phantom.geometry import SIDES, Ellipsoid, Point
 
@@ -285,6 +286,7 @@ def _paint_bones(canvas: Canvas) -> None:
     body = canvas.coverage((np.sqrt((x / a) ** 2 + ((y - y0) / b) ** 2) - 1.0) * b)
     canvas.paint(box, body, disc)
     fractures = canvas.of_kind("vertebral fracture")
+    denser = 110.0 * difficulty_settings(canvas.case.difficulty).contrast
     rise = np.clip((y - back) / (2.0 * b), 0.0, 1.0)  # 0 at the back of the body, 1 at its front
     for vertebra in anatomy.vertebrae:
         middle, half = (vertebra.top + vertebra.bottom) / 2.0, (vertebra.top - vertebra.bottom) / 2.0
@@ -297,7 +299,7 @@ def _paint_bones(canvas: Canvas) -> None:
         ceiling = vertebra.bottom + 2.0 * half * (1.0 - loss)
         height = z[:, :, inner[2]]
         covered = body[:, :, 0:1] * canvas.coverage(np.maximum(vertebra.bottom - height, height - ceiling))
-        canvas.paint(place, covered, bone if broken is None else bone + 110.0)
+        canvas.paint(place, covered, bone if broken is None else bone + denser)
         if broken is not None:
             whole = (body[:, :, 0:1] > 0.5) & (height > vertebra.bottom) & (height < vertebra.top)
             canvas.mark(place, whole, broken)

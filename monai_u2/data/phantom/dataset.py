@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_u2.data.phantom.cases import draw_case
+from monai_u2.data.phantom.difficulty import difficulty_settings
 from monai_u2.data.phantom.findings import FINDING_LABELS, SEED, SPLIT_RANGES, split_of
 from monai_u2.data.phantom.geometry import Draws
 from monai_u2.data.phantom.report import REPORT_QUESTIONS, ask_questions, write_report
@@ -42,6 +43,7 @@ def generate_phantoms(
     num_test: int = 200,
     questions_per_case: int = 3,
     *,
+    difficulty: str = "default",
     num_workers: int | None = None,
     dicom: bool = False,
     progress: bool = True,
@@ -59,6 +61,7 @@ def generate_phantoms(
         num_train, num_validation, num_test: cases of each split, the first ones of its range of case numbers. Its JSON
             Lines file then holds exactly these, however many more the folder has; 0 leaves a split as it is.
         questions_per_case: beside the report.
+        difficulty: one of :data:`~monai_u2.data.phantom.difficulty.DIFFICULTIES`, the same for the whole folder.
         num_workers: processes that render; as many as there are processors by default, 0 or 1 for this process alone.
         dicom: write each case as a DICOM series too.
         progress: show a progress bar.
@@ -67,7 +70,8 @@ def generate_phantoms(
         split -> path of its JSON Lines file, also where 0 cases were asked for and it may not be there.
 
     Raises:
-        InputError: for a folder of another phantom version, or a number of cases that a split doesn't have.
+        InputError: for a folder of another phantom version or difficulty, an unknown difficulty, or a number of cases
+            that a split doesn't have.
     """
     root = Path(root)
     counts = {"train": num_train, "validation": num_validation, "test": num_test}
@@ -77,24 +81,25 @@ def generate_phantoms(
             raise InputError(f"num_{split} is {count}; expected 0 to {end - first}, the cases that the split has")
     if questions_per_case < 0:
         raise InputError(f"questions_per_case is {questions_per_case}; expected 0 or more")
-    _claim_folder(root)
+    difficulty_settings(difficulty)
+    _claim_folder(root, difficulty)
     numbers = {split: range(SPLIT_RANGES[split][0], SPLIT_RANGES[split][0] + count) for split, count in counts.items()}
     missing = [number for split in numbers for number in numbers[split] if not is_written(root, number, dicom=dicom)]
-    _render_all(root, missing, num_workers, dicom, progress)
+    _render_all(root, missing, num_workers, dicom, difficulty, progress)
     paths = {split: root / f"{split}.jsonl" for split in numbers}
     for split, cases in numbers.items():
         if cases:
-            records = (record for number in cases for record in case_records(number, questions_per_case))
+            records = (record for number in cases for record in case_records(number, questions_per_case, difficulty))
             write_records(paths[split], records)
     return paths
 
 
-def case_records(case_number: int, questions_per_case: int) -> list[dict[str, Any]]:
+def case_records(case_number: int, questions_per_case: int, difficulty: str = "default") -> list[dict[str, Any]]:
     """Return the records of a case, paths relative to the data set's folder: its report first, then the questions.
 
     Training cases ask for the report in changing words, those of validation and test in the default ones.
     """
-    case = draw_case(case_number)
+    case = draw_case(case_number, difficulty)
     training = split_of(case_number) == "train"
     question = Draws([SEED, case_number, 4]).pick(REPORT_QUESTIONS) if training else REPORT_QUESTIONS[0]
     entries = [{"question": question, "answer": write_report(case).text, "kind": "report"}]
@@ -113,18 +118,18 @@ def case_records(case_number: int, questions_per_case: int) -> list[dict[str, An
     ]
 
 
-def _claim_folder(root: Path) -> None:
-    """Write the version into a new folder; refuse one that another version of the phantom has filled."""
+def _claim_folder(root: Path, difficulty: str) -> None:
+    """Write version and difficulty into a new folder; refuse one that was filled with others."""
     stamp = root / "phantom.json"
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: is a file; expected a folder for the phantom data set")
     if not stamp.exists():
-        write_text_atomically(
-            stamp, json.dumps({"version": PHANTOM_VERSION, "labels": FINDING_LABELS}, indent=1) + "\n"
-        )
+        content = {"version": PHANTOM_VERSION, "difficulty": difficulty, "labels": FINDING_LABELS}
+        write_text_atomically(stamp, json.dumps(content, indent=1) + "\n")
         return
     try:
-        version = json.loads(stamp.read_text(encoding="utf-8"))["version"]
+        content = json.loads(stamp.read_text(encoding="utf-8"))
+        version, filled = content["version"], content.get("difficulty", "default")  # older stamps know no other
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{stamp}: is no phantom stamp; choose another folder or delete {root}") from error
     if version != PHANTOM_VERSION:
@@ -132,9 +137,16 @@ def _claim_folder(root: Path) -> None:
             f"{root}: holds phantoms of version {version}, this is version {PHANTOM_VERSION}; "
             "choose another folder or delete this one"
         )
+    if filled != difficulty:
+        raise InputError(
+            f"{root}: holds phantoms of difficulty {filled!r}, asked for is {difficulty!r}; "
+            "choose another folder or delete this one"
+        )
 
 
-def _render_all(root: Path, numbers: list[int], num_workers: int | None, dicom: bool, progress: bool) -> None:
+def _render_all(
+    root: Path, numbers: list[int], num_workers: int | None, dicom: bool, difficulty: str, progress: bool
+) -> None:
     from tqdm import tqdm
 
     if not numbers:
@@ -145,11 +157,11 @@ def _render_all(root: Path, numbers: list[int], num_workers: int | None, dicom: 
     with tqdm(total=len(numbers), desc="phantoms", unit="case", disable=not progress) as bar:
         if workers <= 1:
             for number in numbers:
-                write_cases(root, [number], dicom=dicom)
+                write_cases(root, [number], dicom=dicom, difficulty=difficulty)
                 bar.update()
             return
         with ThreadPoolExecutor(workers) as pool:
-            waiting = {pool.submit(_render_in_process, root, chunk, dicom): len(chunk) for chunk in chunks}
+            waiting = {pool.submit(_render_in_process, root, chunk, dicom, difficulty): len(chunk) for chunk in chunks}
             try:
                 for done in as_completed(waiting):
                     done.result()
@@ -159,7 +171,7 @@ def _render_all(root: Path, numbers: list[int], num_workers: int | None, dicom: 
                 raise
 
 
-def _render_in_process(root: Path, numbers: list[int], dicom: bool) -> None:
+def _render_in_process(root: Path, numbers: list[int], dicom: bool, difficulty: str) -> None:
     """Write cases in a process of their own.
 
     A new interpreter, not a fork or a spawned copy of the caller: that one may hold threads of PyTorch, run from a
@@ -169,7 +181,8 @@ def _render_in_process(root: Path, numbers: list[int], dicom: bool) -> None:
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "monai_u2.data.phantom.storage", str(root), "dicom" if dicom else "nifti"]
-    done = subprocess.run([*command, *map(str, numbers)], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "monai_u2.data.phantom.storage", str(root)]
+    command += ["dicom" if dicom else "nifti", difficulty, *map(str, numbers)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"phantom cases {numbers[0]} to {numbers[-1]} could not be written:\n{done.stderr.strip()}")

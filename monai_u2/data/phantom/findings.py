@@ -68,7 +68,8 @@ class PhantomFinding:
         location: lobe, side or region; None where the kind has only one place.
         center: x, y, z in patient mm, RAS+, in the frame of the image's affine.
         size_mm: largest diameter (spleen: length; aneurysm: diameter; heart: width); None for effusion and fracture.
-        severity: "small", "moderate", "large" (effusion), "mild", "moderate", "severe" (hydronephrosis, fracture).
+        severity: "small", "moderate", "large" (effusion), "mild", "moderate", "severe" (hydronephrosis; fracture, by a
+            height loss of 25% and 40% as in https://doi.org/10.1002/jbmr.5650080915).
         radii: semi-axes (mm) of a lesion that is drawn as an ellipsoid; () for the others.
         hu: attenuation of what is drawn, None where the organ's own counts.
         volume_ml: of an effusion.
@@ -105,13 +106,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """One drawn case: patient, findings, grid and noise (standard deviation in HU)."""
+    """One drawn case: patient, findings, grid, noise (standard deviation in HU) and the difficulty it was drawn for."""
 
     number: int
     findings: tuple[PhantomFinding, ...]
     anatomy: Anatomy
     grid: Grid
     noise: float
+    difficulty: str = "default"
 
     @property
     def labels(self) -> list[str]:

@@ -24,6 +24,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from monai_u2.data.phantom.difficulty import Difficulty, difficulty_settings
+
 T = TypeVar("T")
 Point = tuple[float, float, float]
 SIDES = ("right", "left")
@@ -167,8 +169,12 @@ class Anatomy:
         return y + 0.14 * (z - lung.shoulder) - 10.0 * across * across
 
 
-def draw_anatomy(draws: Draws, *, big_heart: bool, big_spleen: bool) -> Anatomy:
-    """Draw one patient. Normal and enlarged organs come from ranges that don't touch."""
+def draw_anatomy(draws: Draws, *, big_heart: bool, big_spleen: bool, settings: Difficulty | None = None) -> Anatomy:
+    """Draw one patient. Normal and enlarged organs come from ranges that don't touch.
+
+    ``settings`` say how large enlarged organs are, those of the default difficulty where they aren't given.
+    """
+    settings = settings or difficulty_settings("default")
     half_width, half_depth = draws.uniform(150.0, 185.0), draws.uniform(101.0, 125.0)
     fat = draws.uniform(8.0, 13.0) + 0.5 * (half_width - 150.0)
     sx = (half_width - fat) / 145.0
@@ -192,7 +198,7 @@ def draw_anatomy(draws: Draws, *, big_heart: bool, big_spleen: bool) -> Anatomy:
         "left": Ellipsoid((-62.0 * sx, 4.0 * sy, -45.0 * sz + shift["left"]), (68.0 * sx, 78.0 * sy, 68.0 * sz)),
     }
     thorax_width = 2.0 * (69.0 + 58.0) * sx
-    heart_width = thorax_width * (draws.uniform(0.56, 0.66) if big_heart else draws.uniform(0.38, 0.46))
+    heart_width = thorax_width * (draws.uniform(*settings.heart_ratio) if big_heart else draws.uniform(0.38, 0.46))
     heart_height = 0.40 * heart_width
     heart = Ellipsoid(
         (-(0.10 + draws.uniform(-0.02, 0.02)) * heart_width, 22.0 * sy, 4.0 * sz + heart_height),
@@ -210,7 +216,7 @@ def draw_anatomy(draws: Draws, *, big_heart: bool, big_spleen: bool) -> Anatomy:
             (60.0 * sx * liver_scale, 36.0 * sy, 36.0 * sz),
         ),
     }
-    spleen_length = draws.uniform(135.0, 170.0) if big_spleen else draws.uniform(80.0, 110.0)
+    spleen_length = draws.uniform(*settings.sizes["splenomegaly"]) if big_spleen else draws.uniform(80.0, 110.0)
     spleen = Ellipsoid(
         (-99.0 * sx + (6.0 if big_spleen else 0.0), -24.0 * sy, 14.0 * sz + shift["left"] - spleen_length / 2.0),
         (0.2 * spleen_length + 3.0, 0.28 * spleen_length + 8.0, spleen_length / 2.0),

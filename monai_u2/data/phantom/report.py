@@ -192,7 +192,7 @@ def ask_questions(case: PhantomCase, count: int) -> list[dict[str, str]]:
     the same when more are asked for.
 
     Returns:
-        dicts of ``question``, ``answer`` and ``kind`` ("region" or "finding").
+        dicts of ``question``, ``answer`` and ``kind`` ("region", "presence", "location" or "size").
 
     Raises:
         ValueError: when more questions are asked for than there are different ones.
@@ -208,8 +208,8 @@ def ask_questions(case: PhantomCase, count: int) -> list[dict[str, str]]:
             question = draws.pick(_REGION_QUESTIONS).format(region=region.lower())
             entry = {"question": question, "answer": report.region_text(region), "kind": "region"}
         else:
-            question, answer = _ask_finding(case, draws)
-            entry = {"question": question, "answer": answer, "kind": "finding"}
+            question, answer, kind = _ask_finding(case, draws)
+            entry = {"question": question, "answer": answer, "kind": kind}
         asked.setdefault(entry["question"], entry)
     if len(asked) < count:
         raise ValueError(
@@ -279,8 +279,8 @@ def _where(location: str) -> str:
     return f"on the {location}" if location in ("right", "left") else f"in the {location}"
 
 
-def _ask_finding(case: PhantomCase, draws: Draws) -> tuple[str, str]:
-    """Ask about one kind of finding: where it is, how large, whether it is there, whether it is there in this place."""
+def _ask_finding(case: PhantomCase, draws: Draws) -> tuple[str, str, str]:
+    """Ask where a finding is, how large, whether it is there (in this place); give question, answer and kind."""
     present = sorted({finding.kind for finding in case.findings}, key=FINDING_KINDS.index)
     absent = [kind for kind in FINDING_KINDS if kind not in present]
     if present and draws.chance(0.35):
@@ -292,31 +292,31 @@ def _ask_finding(case: PhantomCase, draws: Draws) -> tuple[str, str]:
         return _ask_place(case, kind, locations, draws)
     question = draws.pick(_PRESENCE_QUESTIONS).format(name=_NAMES[kind])
     if kind not in present:
-        return question, "No."
+        return question, "No.", "presence"
     where = (
         " and ".join(_where(str(finding.location)) for _, finding in _findings_of(case, (kind,))) if locations else ""
     )
-    return question, f"Yes, {where}." if where else "Yes."
+    return question, f"Yes, {where}." if where else "Yes.", "presence"
 
 
-def _ask_detail(case: PhantomCase, kind: str, draws: Draws) -> tuple[str, str]:
+def _ask_detail(case: PhantomCase, kind: str, draws: Draws) -> tuple[str, str, str]:
     """Ask for the place or the size of a finding that is there."""
     found = [finding for _, finding in _findings_of(case, (kind,))]
     bare = _NAMES[kind].removeprefix("an ").removeprefix("a ")
     if finding_locations(kind) and (len(found) > 1 or draws.chance(0.6)):
         places = " and ".join(str(finding.location) for finding in found)
-        return _PLACE_QUESTION.format(bare=bare), f"{places[0].upper()}{places[1:]}."
+        return _PLACE_QUESTION.format(bare=bare), f"{places[0].upper()}{places[1:]}.", "location"
     if kind == "cardiomegaly":  # has neither
-        return draws.pick(_PRESENCE_QUESTIONS).format(name=_NAMES[kind]), "Yes."
+        return draws.pick(_PRESENCE_QUESTIONS).format(name=_NAMES[kind]), "Yes.", "presence"
     severity = found[0].severity
     answer = f"{severity.capitalize()}." if severity else f"About {_rounded_size(found[0])} mm."
-    return _SIZE_QUESTION.format(bare=bare), answer
+    return _SIZE_QUESTION.format(bare=bare), answer, "size"
 
 
-def _ask_place(case: PhantomCase, kind: str, locations: tuple[str, ...], draws: Draws) -> tuple[str, str]:
+def _ask_place(case: PhantomCase, kind: str, locations: tuple[str, ...], draws: Draws) -> tuple[str, str, str]:
     """Ask for a finding in one place; of a finding that is there, mostly in its place."""
     taken = [location for location in locations if finding_label(kind, location) in case.labels]
     free = [location for location in locations if location not in taken]
     place = draws.pick(taken) if taken and (not free or draws.chance(0.67)) else draws.pick(free)
     question = draws.pick(_PLACE_PRESENCE_QUESTIONS).format(name=_NAMES[kind], where=_where(place))
-    return question, "Yes." if place in taken else "No."
+    return question, "Yes." if place in taken else "No.", "presence"

@@ -44,13 +44,13 @@ def is_written(root: Path, number: int, *, dicom: bool) -> bool:
     return all(file.exists() for file in files) and (not dicom or (root / "dicom" / name).exists())
 
 
-def write_cases(root: Path, numbers: Iterable[int], *, dicom: bool) -> None:
+def write_cases(root: Path, numbers: Iterable[int], *, dicom: bool, difficulty: str = "default") -> None:
     """Render cases and write their files into a data set's folder, the truth last."""
     from nibabel import Nifti1Image, save
 
     for number in numbers:
         name = case_name(number)
-        case = draw_case(number)
+        case = draw_case(number, difficulty)
         hu, mask, affine = render_case(case)
         for folder, array in (("images", hu), ("masks", mask)):
             volume = Nifti1Image(array, affine)
@@ -91,7 +91,8 @@ def describe_truth(case: PhantomCase, report: PhantomReport, affine: np.ndarray)
         ``case``; ``labels``; ``label_vector`` (0 or 1 for each of ``FINDING_LABELS``); ``findings``, each with
         ``label``, ``kind``, ``location``, ``center_lps_mm``, ``center_voxel`` (rounded index into the stored volume),
         ``mask_value``, ``size_mm``, ``severity``, ``volume_ml``, ``height_loss`` (null where they don't apply);
-        ``report``; ``sentences``, see :class:`~monai_u2.data.phantom.report.PhantomReport`.
+        ``report``; ``sentences``, see :class:`~monai_u2.data.phantom.report.PhantomReport`; ``difficulty``, where it
+        isn't the default one.
     """
     to_voxel = np.linalg.inv(affine)
     findings = []
@@ -112,7 +113,7 @@ def describe_truth(case: PhantomCase, report: PhantomReport, affine: np.ndarray)
                 "height_loss": finding.height_loss,
             }
         )
-    return {
+    truth = {
         "case": case.number,
         "labels": case.labels,
         "label_vector": [int(label in case.labels) for label in FINDING_LABELS],
@@ -120,7 +121,9 @@ def describe_truth(case: PhantomCase, report: PhantomReport, affine: np.ndarray)
         "report": report.text,
         "sentences": report.sentences,
     }
+    return truth if case.difficulty == "default" else {**truth, "difficulty": case.difficulty}
 
 
 if __name__ == "__main__":
-    write_cases(Path(sys.argv[1]), map(int, sys.argv[3:]), dicom=sys.argv[2] == "dicom")
+    folder, form, step, *numbers = sys.argv[1:]
+    write_cases(Path(folder), map(int, numbers), dicom=form == "dicom", difficulty=step)

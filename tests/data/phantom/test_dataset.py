@@ -189,6 +189,47 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         generate(tmp_path)
 
 
+def test_difficulty_reaches_every_file(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        root = tmp_path / str(workers)
+        paths = generate(root, train=1, validation=1, test=0, num_workers=workers, difficulty="hard")
+        case = draw_case(0, "hard")
+        assert case != draw_case(0)
+        hu, mask, _ = render_case(case)
+        for folder, array in (("images", hu), ("masks", mask)):
+            image = nibabel.load(root / folder / "case_000000.nii.gz")
+            np.testing.assert_array_equal(np.asarray(image.dataobj), array)
+        truth = json.loads((root / "truth" / "case_000000.json").read_text())
+        assert truth["difficulty"] == "hard" and truth["labels"] == case.labels
+        records = load_records(paths["train"])
+        assert records[0]["answer"] == write_report(case).text
+        assert all(record["findings"] == case.labels for record in records)
+        assert json.loads((root / "phantom.json").read_text())["difficulty"] == "hard"
+
+
+def test_another_difficulty_is_refused(tmp_path: Path) -> None:
+    generate(tmp_path, train=0, validation=0, test=0, difficulty="hard")
+    with pytest.raises(
+        InputError, match="holds phantoms of difficulty 'hard', asked for is 'default'; choose another folder or del"
+    ):
+        generate(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["phantom.json"]
+    with pytest.raises(InputError, match="difficulty is 'extreme'; expected one of easy, default, hard"):
+        generate(tmp_path / "new", difficulty="extreme")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_stamp_without_a_difficulty_means_the_default_one(root: Path, tmp_path: Path) -> None:
+    generate(tmp_path, train=0, validation=0, test=0)
+    stamp = tmp_path / "phantom.json"
+    stamp.write_text(json.dumps({"version": PHANTOM_VERSION, "labels": FINDING_LABELS}))
+    with pytest.raises(InputError, match="holds phantoms of difficulty 'default', asked for is 'easy'"):
+        generate(tmp_path, difficulty="easy")
+    generate(tmp_path, train=1, validation=0, test=0)
+    assert "difficulty" not in json.loads((root / "truth" / "case_000000.json").read_text())
+    assert (tmp_path / "truth" / "case_000000.json").read_text() == (root / "truth" / "case_000000.json").read_text()
+
+
 def test_bad_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="num_train is 100001; expected 0 to 100000"):
         generate(tmp_path, train=100_001)

@@ -17,6 +17,7 @@ from monai_u2.data.phantom.cases import draw_case
 from monai_u2.data.phantom.findings import FINDING_KINDS, FINDING_LABELS, PhantomCase
 from monai_u2.data.phantom.parsing import parse_findings
 from monai_u2.data.phantom.report import REGIONS, REPORT_QUESTIONS, ask_questions, grammar_texts, write_report
+from monai_u2.data.records import QUESTION_KINDS
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,37 @@ def test_questions_are_distinct_stable_and_true(cases: list[PhantomCase]) -> Non
         assert len({entry["question"] for entry in entries}) == 8
         assert ask_questions(case, 3) == entries[:3]
         for entry in entries:
-            assert entry["kind"] in ("region", "finding")
+            assert entry["kind"] == kind_of_wording(entry["question"])
             assert entry["answer"].endswith(".")
             check_answer(case, entry["question"], entry["answer"])
+
+
+def kind_of_wording(question: str) -> str:
+    """The kind of a question, told from its words alone."""
+    for start, kind in (("Where is", "location"), ("How large is", "size"), ("Is there", "presence")):
+        if question.startswith(start):
+            return kind
+    return "presence" if question.startswith("Does this CT show") else "region"
+
+
+def test_questions_of_a_case() -> None:
+    expected = [
+        ("Where is the hypodense liver lesion?", "Right lobe.", "location"),
+        ("Describe the bones.", "No fracture is seen.", "region"),
+        ("Is there a kidney stone on the left?", "No.", "presence"),
+        ("Where is the lung nodule?", "Right middle lobe.", "location"),
+        ("What is seen in the lungs?", "There is a 25 mm nodule in the right middle lobe.", "region"),
+        ("Does this CT show a lung nodule in the left lower lobe?", "No.", "presence"),
+        ("Is there a vertebral fracture?", "No.", "presence"),
+        ("Does this CT show a hypodense liver lesion in the right lobe?", "Yes.", "presence"),
+    ]
+    entries = ask_questions(draw_case(17), 8)
+    assert [(entry["question"], entry["answer"], entry["kind"]) for entry in entries] == expected
+
+
+def test_questions_are_of_every_kind_but_the_report(cases: list[PhantomCase]) -> None:
+    kinds = {entry["kind"] for case in cases[:50] for entry in ask_questions(case, 8)}
+    assert kinds == set(QUESTION_KINDS) - {"report"}
 
 
 def check_answer(case: PhantomCase, question: str, answer: str) -> None:
