@@ -15,18 +15,24 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
+    "CT_RATE_LABELS": "mixture",
+    "QUESTION_KINDS": "records",
+    "CTReader": "ct_reader",
+    "check_batch_size": "mixture",
+    "check_finding_labels": "mixture",
+    "check_mixture": "mixture",
+    "collate_reports": "collate",
     "generate_phantoms": "phantom.dataset",
     "group_by_image": "records",
+    "list_series": "dicom",
     "load_records": "records",
+    "load_text_tokenizer": "text_tokenizer",
     "parse_findings": "phantom.parsing",
     "phantom": "phantom",
-    "write_records": "records",
-    "CTReader": "ct_reader",
-    "list_series": "dicom",
+    "presence_questions": "mixture",
     "read_series": "dicom",
-    "collate_reports": "collate",
-    "load_text_tokenizer": "text_tokenizer",
     "train_text_tokenizer": "text_tokenizer",
+    "write_records": "records",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -20,7 +20,7 @@
 Optional keys, kept as they are when they have the right type:
 
 ``kind`` (str)
-    "report", "region" or "finding": what sort of question it is.
+    what sort of question it is, :data:`QUESTION_KINDS` or any other name; "report" where it is missing.
 ``case`` (int)
     number of the case in its data set.
 ``findings`` (list of str)
@@ -42,6 +42,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_u2.exceptions import InputError
+
+QUESTION_KINDS = ("report", "region", "presence", "location", "size")
+"""Kinds of questions: the whole report, one region of it, is there X, where is X, how large is X."""
 
 PATH_KEYS = ("image", "lesion_mask", "truth")
 _TYPES: dict[str, tuple[type, str]] = {
@@ -132,6 +135,11 @@ def group_by_image(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
                     "in all records of an image. Correct the records."
                 )
     return list(groups.values())
+
+
+def question_kind(conversation: Mapping[str, Any]) -> str:
+    """Return the kind of a record or conversation: its ``kind``, "report" where it has none."""
+    return conversation.get("kind", QUESTION_KINDS[0])
 
 
 def _parsed(line: str, where: str) -> Any:

@@ -37,6 +37,7 @@ _NAMES: dict[str, str] = {
     "ReportPromptd": "text",
     "SaveReport": "save_report",
     "SaveReportd": "save_report",
+    "TokenizeTextd": "tokenize",
     "describe_ct": "load",
     "finding_kinds": "findings",
     "measure_ct": "scope",

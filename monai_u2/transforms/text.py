@@ -22,6 +22,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform, Transform
 from monai.utils import ensure_tuple
 
+from monai_u2.data.mixture import drawn_kinds
+from monai_u2.data.records import question_kind
 from monai_u2.data.text_tokenizer import IMAGE_TOKEN
 from monai_u2.exceptions import InputError
 
@@ -148,34 +150,90 @@ class ReportPromptd(MapTransform):
 class RandSelectConversationsd(RandomizableTransform, MapTransform):
     """Draw some of a case's conversations, at random each time: `question` and `answer` become lists.
 
-    One conversation of the kind `always` is among them where there is one, the others are drawn without replacement; a
-    case with fewer conversations gives what it has.
+    Without `weights`, one conversation of the kind `always` is among them where there is one, the others are drawn
+    evenly and without replacement.
+
+    With `weights`, each conversation is drawn in two steps: a kind by its weight among the kinds of which the case has
+    one left, then one of this kind's conversations evenly. None is drawn twice. A kind of which a case has few is thus
+    drawn less often than its weight says once it is used up: a case has one report, whatever the report's weight.
+    Conversations without a kind count as "report".
+
+    A case with fewer conversations (with `weights`: of the kinds with a weight) gives what it has.
 
     Args:
         keys: key of the conversations, a list of `{"question", "answer", "kind"}`.
         num_conversations: number of conversations to draw.
-        always: the kind of which one is always drawn; None for no such kind.
+        always: the kind of which one is always drawn; None for no such kind. Not used with `weights`.
+        weights: relative probability of each kind, 0 or more; a kind that isn't named or has 0 is never drawn.
+
+    Raises:
+        ValueError: for a number of conversations below 1; for negative, infinite or all-zero weights.
+
+    Example::
+
+        weights = {"report": 0.4, "region": 0.2, "presence": 0.25, "location": 0.1, "size": 0.05}
+        RandSelectConversationsd("conversations", num_conversations=3, weights=weights)
     """
 
-    def __init__(self, keys: KeysCollection, num_conversations: int, always: str | None = "report") -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        num_conversations: int,
+        always: str | None = "report",
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
         if num_conversations < 1:
             raise ValueError(f"num_conversations {num_conversations} must be at least 1.")
         self.num_conversations = num_conversations
         self.always = always
+        self.weights = None if weights is None else drawn_kinds(weights)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Raises:
+            InputError: with `weights`, when none of the case's conversations is of a kind with a weight.
+        """
         d = dict(data)
         conversations = d.pop(self.first_key(d))
+        if self.weights is None:
+            chosen = self._draw_evenly(conversations)
+        else:
+            chosen = self._draw_by_kind(conversations, self.weights)
+        d["question"] = [c["question"] for c in chosen]
+        d["answer"] = [c["answer"] for c in chosen]
+        return d
+
+    def _draw_evenly(self, conversations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         fixed = [c for c in conversations if self.always is not None and c.get("kind") == self.always]
         chosen = [fixed[self.R.randint(len(fixed))]] if fixed else []
         others = [c for c in conversations if not any(c is f for f in chosen)]
         missing = min(self.num_conversations - len(chosen), len(others))
         chosen += [others[i] for i in self.R.choice(len(others), size=missing, replace=False)] if missing > 0 else []
-        d["question"] = [c["question"] for c in chosen]
-        d["answer"] = [c["answer"] for c in chosen]
-        return d
+        return chosen
+
+    def _draw_by_kind(
+        self, conversations: Sequence[Mapping[str, Any]], weights: Mapping[str, float]
+    ) -> list[Mapping[str, Any]]:
+        left: dict[str, list[Mapping[str, Any]]] = {}
+        for conversation in conversations:
+            if question_kind(conversation) in weights:
+                left.setdefault(question_kind(conversation), []).append(conversation)
+        if not left:
+            raise InputError(
+                f"the case's questions are of the kinds {sorted({question_kind(c) for c in conversations})}; expected "
+                f"some of {list(weights)}, the kinds with a weight. Give one of its kinds a weight, or drop the case."
+            )
+        chosen: list[Mapping[str, Any]] = []
+        while left and len(chosen) < self.num_conversations:
+            kinds = list(left)
+            shares = np.array([weights[kind] for kind in kinds])
+            kind = kinds[self.R.choice(len(kinds), p=shares / shares.sum())]
+            chosen.append(left[kind].pop(self.R.randint(len(left[kind]))))
+            if not left[kind]:
+                del left[kind]
+        return chosen
 
 
 class DecodeReportd(MapTransform):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_u2.data.records import group_by_image, load_records, write_records
+from monai_u2.data.records import QUESTION_KINDS, group_by_image, load_records, question_kind, write_records
 from monai_u2.exceptions import InputError
 
 RECORD = {"image": "images/a.nii.gz", "question": "What is seen?", "answer": "Nothing."}
@@ -27,6 +27,15 @@ def write(folder: Path, *lines: str) -> Path:
     path = folder / "records.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def test_kinds_of_questions(tmp_path: Path) -> None:
+    assert QUESTION_KINDS == ("report", "region", "presence", "location", "size")
+    write_records(
+        tmp_path / "r.jsonl", [*({**RECORD, "kind": k} for k in (*QUESTION_KINDS, "multiple choice")), RECORD]
+    )
+    kinds = [question_kind(record) for record in load_records(tmp_path / "r.jsonl")]
+    assert kinds == [*QUESTION_KINDS, "multiple choice", "report"]
 
 
 def test_round_trip_resolves_paths_and_keeps_other_keys(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -21,6 +22,12 @@ from monai_u2.transforms import DecodeReportd, RandSelectConversationsd, ReportP
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+CASE = [
+    {"question": f"{kind}{i}", "answer": f"answer of {kind}{i}", "kind": kind}
+    for kind, count in (("report", 1), ("presence", 4), ("location", 2), ("mine", 2))
+    for i in range(count)
+]
 
 QUESTION, ANSWER = "Is there a kidney stone?", "Yes, on the left."
 
@@ -75,6 +82,9 @@ def test_selection_is_seeded_and_keeps_the_report() -> None:
     conversations.append({"question": "report?", "answer": "report", "kind": "report"})
     select = RandSelectConversationsd("conversations", num_conversations=3)
     select.set_random_state(seed=3)
+    expected = [["report?", "q3", "q5"], ["report?", "q5", "q4"], ["report?", "q5", "q1"]]
+    assert [select({"conversations": conversations})["question"] for _ in range(3)] == expected
+    select.set_random_state(seed=3)
     drawn = [select({"conversations": conversations}) for _ in range(20)]
     assert all(d["answer"][0] == "report" and len(set(d["question"])) == 3 for d in drawn)
     assert all(q[1:] == a[1:] for d in drawn for q, a in zip(d["question"][1:], d["answer"][1:]))
@@ -84,6 +94,59 @@ def test_selection_is_seeded_and_keeps_the_report() -> None:
     assert len(select({"conversations": conversations[:1]})["question"]) == 1
     reports = [{"question": f"q{i}", "answer": f"a{i}", "kind": "report"} for i in range(3)]
     assert sorted(select({"conversations": reports})["question"]) == ["q0", "q1", "q2"]
+
+
+def draw(count: int, case: list[dict[str, str]], repeats: int, **arguments: Any) -> list[dict[str, Any]]:
+    select = RandSelectConversationsd("conversations", num_conversations=count, **arguments)
+    select.set_random_state(seed=5)
+    return [select({"conversations": case}) for _ in range(repeats)]
+
+
+def test_weights_give_the_share_of_each_kind() -> None:
+    """Of one question each time; within a kind evenly. Of 4,000 draws a share of 0.5 has a standard error of 0.008."""
+    weights = {"report": 2, "presence": 1.0, "location": 1.0, "size": 4.0, "mine": 0.0}  # the case has no size
+    drawn = draw(1, CASE, 4000, weights=weights)
+    assert all(d["answer"] == [f"answer of {d['question'][0]}"] and "conversations" not in d for d in drawn)
+    counts = Counter(d["question"][0] for d in drawn)
+    expected = {"report0": 0.5, **{f"presence{i}": 0.0625 for i in range(4)}, "location0": 0.125, "location1": 0.125}
+    assert counts.keys() == expected.keys()
+    assert {name: count / 4000 for name, count in counts.items()} == pytest.approx(expected, abs=0.03)
+
+
+def test_weights_draw_no_question_twice_and_go_on_with_the_kinds_that_are_left() -> None:
+    weights = {"report": 0.9, "presence": 0.1}
+    for d in draw(4, CASE, 50, weights=weights):
+        assert len(d["question"]) == len(set(d["question"])) == 4
+        assert {question[:-1] for question in d["question"]} <= {"report", "presence"}
+    all_of_them = ["presence0", "presence1", "presence2", "presence3", "report0"]
+    assert all(sorted(d["question"]) == all_of_them for d in draw(20, CASE, 20, weights=weights))
+    first = Counter(d["question"][0] == "report0" for d in draw(2, CASE, 1000, weights=weights))
+    assert first[True] / 1000 == pytest.approx(0.9, abs=0.03)
+
+
+def test_weights_overrule_always_and_count_what_has_no_kind_as_report() -> None:
+    assert all(d["question"][0].startswith("location") for d in draw(1, CASE, 20, weights={"location": 1}))
+    plain = [{"question": "a", "answer": "b"}, CASE[1]]
+    assert all(d["question"] == ["a"] for d in draw(2, plain, 5, weights={"report": 1}))
+
+
+def test_weights_are_seeded() -> None:
+    weights = {"report": 0.4, "presence": 0.4, "location": 0.2}
+    drawn = [draw(3, CASE, 10, weights=weights) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(d["question"]) for d in drawn[0]}) > 3
+
+
+def test_case_without_a_kind_with_weight() -> None:
+    message = r"kinds \['mine', 'presence'\]; expected some of \['report', 'size'\], .* Give one of its kinds a weight"
+    with pytest.raises(InputError, match=message):
+        draw(1, [CASE[-1], CASE[1]], 1, weights={"report": 1, "size": 1, "mine": 0})
+
+
+@pytest.mark.parametrize("weights", [{}, {"report": 0.0}, {"report": 1.0, "region": -0.1}, {"report": float("nan")}])
+def test_weights_that_are_none(weights: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="weight"):
+        RandSelectConversationsd("conversations", num_conversations=1, weights=weights)
 
 
 def test_decoding_drops_control_tokens(text_tokenizer: PreTrainedTokenizerBase) -> None:
