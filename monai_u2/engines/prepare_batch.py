@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,14 @@ TARGET_KEYS = ("labels", "findings", "patch_findings", "slab_mask")
 
 
 class PrepareReportBatch(PrepareBatch):
-    """Split a batch of :func:`monai_u2.data.collate_reports` into image, targets and the network's other arguments."""
+    """Split a batch of :func:`monai_u2.data.collate_reports` into image, targets and the network's other arguments.
+
+    Args:
+        network_keys: keys of the network's other arguments.
+    """
+
+    def __init__(self, network_keys: Sequence[str] = NETWORK_KEYS) -> None:
+        self.network_keys = tuple(network_keys)
 
     def __call__(
         self,
@@ -49,4 +57,4 @@ class PrepareReportBatch(PrepareBatch):
             if isinstance(value, torch.Tensor)
         }
         targets = {key: moved[key] for key in TARGET_KEYS if key in moved}
-        return moved["image"], targets, (), {key: moved[key] for key in NETWORK_KEYS if key in moved}
+        return moved["image"], targets, (), {key: moved[key] for key in self.network_keys if key in moved}

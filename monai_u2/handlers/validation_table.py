@@ -36,7 +36,7 @@ class ValidationTable:
         labels: finding labels in the vectors' order.
         output_dir: folder of `validation.json`.
         num_examples: number of reports to show.
-        report_key: key of the generated report.
+        report_key: key of the generated report; None where findings are predicted without a report.
         answer_key: key of the reference report.
         predicted_key: key of the finding vector of the generated report.
         reference_key: key of the true finding vector.
@@ -47,7 +47,7 @@ class ValidationTable:
         labels: Sequence[str],
         output_dir: str | os.PathLike[str],
         num_examples: int = 3,
-        report_key: str = "report",
+        report_key: str | None = "report",
         answer_key: str = "answer",
         predicted_key: str = "report_findings",
         reference_key: str = "reference_findings",
@@ -82,6 +82,8 @@ class ValidationTable:
         for case, output in zip(engine.state.batch, engine.state.output):
             self._predicted.append(np.asarray(output[self.predicted_key].cpu()) > 0.5)
             self._reference.append(np.asarray(output[self.reference_key].cpu()) > 0.5)
+            if self.report_key is None:
+                continue
             self._reports.add(output[self.report_key])
             self._cut_off += not output[f"{self.report_key}_whole"]
             if len(self._examples) < self.num_examples:
@@ -97,23 +99,21 @@ class ValidationTable:
         ]
         for i, example in enumerate(self._examples, start=1):
             lines += [f"--- example {i}, reference:", example["reference"], "--- report:", example["report"]]
-        self.logger.info(
-            "validation of %d cases at epoch %d, %d distinct reports, %d cut off\n%s",
-            len(predicted),
-            engine.state.epoch,
-            len(self._reports),
-            self._cut_off,
-            "\n".join(lines),
-        )
+        title = f"validation of {len(predicted)} cases at epoch {engine.state.epoch}"
         summary: dict[str, Any] = {
             "epoch": engine.state.epoch,
             "cases": len(predicted),
-            "distinct_reports": len(self._reports),
-            "cut_off_reports": self._cut_off,
             "micro_f1": micro_f1(predicted, reference),
             "findings": rows,
-            "examples": self._examples,
         }
+        if self.report_key is not None:
+            title += f", {len(self._reports)} distinct reports, {self._cut_off} cut off"
+            summary |= {
+                "distinct_reports": len(self._reports),
+                "cut_off_reports": self._cut_off,
+                "examples": self._examples,
+            }
+        self.logger.info("%s\n%s", title, "\n".join(lines))
         self.output_dir.mkdir(parents=True, exist_ok=True)
         temporary = self.output_dir / f"validation.json.{os.getpid()}"
         temporary.write_text(json.dumps(summary, indent=4))

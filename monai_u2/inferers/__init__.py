@@ -16,6 +16,7 @@ from monai_u2._lazy import lazy_attributes
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
     "AutocastInferer": "autocast",
+    "FindingInferer": "findings",
     "ReportInferer": "report",
 }
 

@@ -15,8 +15,11 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
+    "FindingLoss": "findings",
     "ReportLoss": "causal_lm",
+    "VisionPretrainingLoss": "contrastive",
     "causal_lm_loss": "causal_lm",
+    "image_report_contrast": "contrastive",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -15,16 +15,25 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
+    "CLIP3D": "clip3d",
+    "CLIP3DOutput": "clip3d",
     "ConvolutionalStem": "vit3d",
     "FindingHead": "finding_head",
+    "IntensityWindows": "vit3d",
+    "LinearTokens": "baseline_tokenizers",
     "MultiHeadAttention": "attention",
+    "PaperU2Tokenizer": "paper_u2_tokenizer",
+    "QueryResampler": "baseline_tokenizers",
     "RelativePositionBias": "attention",
     "SpatialPoolingProjector": "projector",
+    "TOKENIZER_TYPES": "u2llm_config",
     "U2LLM": "u2llm",
     "U2LLMConfig": "u2llm_config",
     "U2LLMOutput": "u2llm",
     "U2Tokenizer": "u2_tokenizer",
     "ViT3D": "vit3d",
+    "load_vision_checkpoint": "checkpoints",
+    "relative_windows": "vit3d",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -1,0 +1,137 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Finding supervision of visual tokens: per patch, per slab and per volume, where the truth is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from monai.losses import FocalLoss
+
+from monai_u2.networks.finding_head import volume_finding_logits
+
+
+class FindingLoss(nn.Module):
+    """Do the visual tokens see the findings that are there?
+
+    Per patch (from lesion masks) the focal loss of RetinaNet (https://arxiv.org/abs/1708.02002): negative patches are
+    summed and divided by the number of positive ones; positive patches are averaged over each finding first, so that a
+    nodule in one patch counts as much as an effusion in fifty; patches that a finding only grazes don't count. Per slab
+    (from lesion masks too) and per volume (from finding labels) the mean binary cross-entropy of the largest logit.
+
+    Args:
+        patch_weight: weight of the patch term; needs `patch_findings (B, T, N, F)` in the targets where above 0.
+        slab_weight: weight of the slab term; needs the same.
+        volume_weight: weight of the volume term; needs `findings (B, F)` in the targets where above 0.
+        gamma: exponent of the focal loss.
+        alpha: weight of positive patches in the focal loss.
+
+    Raises:
+        ValueError: when a weight is negative.
+    """
+
+    def __init__(
+        self,
+        patch_weight: float = 0.0,
+        slab_weight: float = 0.0,
+        volume_weight: float = 0.0,
+        gamma: float = 2.0,
+        alpha: float = 0.25,
+    ) -> None:
+        super().__init__()
+        for name, weight in (("patch", patch_weight), ("slab", slab_weight), ("volume", volume_weight)):
+            if weight < 0:
+                raise ValueError(f"{name}_weight is {weight}; expected 0 or more.")
+        self.patch_weight = patch_weight
+        self.slab_weight = slab_weight
+        self.volume_weight = volume_weight
+        # summed by hand: for inputs without spatial axes, reduction="sum" gives the mean
+        self.focal = FocalLoss(include_background=True, gamma=gamma, alpha=alpha, reduction="none")
+
+    @property
+    def active(self) -> bool:
+        """Whether any term has a weight."""
+        return bool(self.patch_weight or self.slab_weight or self.volume_weight)
+
+    def forward(
+        self,
+        logits: torch.Tensor | None,
+        targets: Mapping[str, torch.Tensor],
+        selected_logits: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            logits: per patch token `(B, T, N, F)`.
+            targets: `slab_mask (B, T)`, and the truth that the weights ask for.
+            selected_logits: per selected token `(B, V, F)`; the volume term then counts them too.
+
+        Returns:
+            Scalar.
+
+        Raises:
+            ValueError: when a weight asks for what the network or the targets lack, or the numbers of findings differ.
+        """
+        if logits is None:
+            raise ValueError("finding supervision needs a network with num_findings above 0; set its weights to 0.")
+        self._check(logits, targets)
+        logits, slab_mask = logits.float(), targets["slab_mask"]
+        loss = logits.new_zeros(())
+        if self.patch_weight:
+            loss = loss + self.patch_weight * self._patch_loss(logits, targets["patch_findings"], slab_mask)
+        if self.slab_weight:
+            loss = loss + self.slab_weight * self._slab_loss(logits, targets["patch_findings"], slab_mask)
+        if self.volume_weight:
+            volumes = [volume_finding_logits(logits, slab_mask)]
+            if selected_logits is not None:
+                volumes.append(selected_logits.float().amax(dim=1))
+            for volume in volumes:
+                loss = loss + self.volume_weight * F.binary_cross_entropy_with_logits(volume, targets["findings"])
+        return loss
+
+    def _check(self, logits: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> None:
+        needed = (
+            ("patch_findings", self.patch_weight or self.slab_weight),
+            ("findings", self.volume_weight),
+        )
+        for key, weight in needed:
+            if not weight:
+                continue
+            if key not in targets:
+                raise ValueError(
+                    f"finding supervision with weight {weight} needs {key!r} in the batch; set the weight to 0."
+                )
+            if targets[key].shape[-1] != logits.shape[-1]:
+                raise ValueError(
+                    f"{key} {tuple(targets[key].shape)} has {targets[key].shape[-1]} findings, the network's finding "
+                    f"head {logits.shape[-1]}: both must follow from the same finding_labels."
+                )
+
+    def _patch_loss(self, logits: torch.Tensor, truth: torch.Tensor, slab_mask: torch.Tensor) -> torch.Tensor:
+        positive = (truth == 1) & slab_mask[:, :, None, None]
+        negative = (truth == 0) & slab_mask[:, :, None, None]
+        target = positive.to(logits.dtype)
+        focal = self.focal(logits.flatten(0, 2), target.flatten(0, 2)).view_as(logits)
+        patches = positive.sum(dim=(1, 2))  # (B, F) positive patches of each finding
+        present = (patches > 0).sum().clamp(min=1)
+        positive_loss = ((focal * positive).sum(dim=(1, 2)) / patches.clamp(min=1)).sum() / present
+        return positive_loss + (focal * negative).sum() / patches.sum().clamp(min=1)
+
+    @staticmethod
+    def _slab_loss(logits: torch.Tensor, truth: torch.Tensor, slab_mask: torch.Tensor) -> torch.Tensor:
+        positive = (truth == 1).any(dim=2)
+        certain = positive | (truth == 0).all(dim=2)
+        counted = (certain & slab_mask[:, :, None]).to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits.amax(dim=2), positive.to(logits.dtype), reduction="none")
+        return (loss * counted).sum() / counted.sum().clamp(min=1)
