@@ -78,7 +78,7 @@ class SoftTokenSelection(nn.Module):
 
     def __init__(self, hidden_size: int, num_selected: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, bias=False)  # a bias would shift all scores of a head alike
         self.score = nn.Linear(hidden_size, num_selected, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
 
@@ -100,7 +100,7 @@ class DynamicMultiScalePooling(nn.Module):
     """Token selection at several scales of the slab's grid, each weighted by a gate on what was selected there.
 
     At scale s the grid is pooled by means over s × s × s tokens (what doesn't divide is averaged over what is there),
-    `K / s` tokens are selected, and `ω = softmax_s(g · mean_r(z_sr))` weights the scales. The published gate sees
+    `K / s` tokens are selected and normalized, and `ω = softmax_s(g · mean_r(z_sr))` weights the scales. The published gate sees
     means of the same tokens at all scales and can't differ between them; here the scales select for themselves.
 
     Args:
@@ -113,6 +113,8 @@ class DynamicMultiScalePooling(nn.Module):
         super().__init__()
         self.scales = tuple(scales)
         self.selections = nn.ModuleList(SoftTokenSelection(hidden_size, max(1, num_selected // s)) for s in self.scales)
+        # before the gate: after it, a norm of each token would undo the gate
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in self.scales)
         self.gate = nn.Linear(hidden_size, 1, bias=False)
         self.scale_embedding = nn.Parameter(torch.zeros(len(self.scales), hidden_size))
 
@@ -128,7 +130,7 @@ class DynamicMultiScalePooling(nn.Module):
         """
         batch, slabs, _, channels = x.shape
         selected = []
-        for scale, selection in zip(self.scales, self.selections):
+        for scale, selection, norm in zip(self.scales, self.selections, self.norms):
             pooled = x
             if scale > 1:
                 volume = x.flatten(0, 1).transpose(1, 2).unflatten(2, tuple(grid))
@@ -136,7 +138,7 @@ class DynamicMultiScalePooling(nn.Module):
                     volume = torch.stack([part.mean(dim=axis) for part in volume.split(scale, dim=axis)], dim=axis)
                 pooled = volume.flatten(2).transpose(1, 2).unflatten(0, (batch, slabs))
             mask = slab_mask[:, :, None].expand(batch, slabs, pooled.shape[2])
-            selected.append(selection(pooled.reshape(batch, -1, channels), mask.reshape(batch, -1)))
+            selected.append(norm(selection(pooled.reshape(batch, -1, channels), mask.reshape(batch, -1))))
         gates = torch.cat([self.gate(tokens.mean(dim=1)) for tokens in selected], dim=1).softmax(dim=1)
         weighted = [
             tokens * (gates[:, i, None, None] * len(selected)) + self.scale_embedding[i]
@@ -223,7 +225,6 @@ class U2Tokenizer(nn.Module):
         self.slab_embedding = nn.Linear(8, hidden_size, bias=False)
         self.refiner = nn.ModuleList(RefinerBlock(hidden_size, num_heads) for _ in range(num_layers))
         self.pooling = DynamicMultiScalePooling(hidden_size, num_selected, scales)
-        self.visual_norm = nn.LayerNorm(hidden_size)
         self.text_norm = nn.LayerNorm(hidden_size)
         # the sink gives the cross-attention something to attend to where there is no question
         self.text_sink = nn.Parameter(torch.zeros(1, 1, hidden_size))
@@ -260,15 +261,14 @@ class U2Tokenizer(nn.Module):
             raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the tokens' (B, T).")
         if not bool(slab_mask.any(dim=1).all()):
             raise ValueError(f"volume {int(slab_mask.any(dim=1).int().argmin())} of the batch has no valid slab.")
-        # position of each slab over the whole volume: sine and cosine at wavelengths of 2, 4, 8 and 16 slabs
-        phase = (
-            torch.arange(slabs, device=tokens.device)[:, None] * torch.pi / 2.0 ** torch.arange(4, device=tokens.device)
-        )
+        # position of each slab over the whole volume: sine and cosine at wavelengths of 4, 8, 16 and 32 slabs
+        wavelengths = 2.0 ** torch.arange(2, 6, device=tokens.device)
+        phase = 2 * torch.pi * torch.arange(slabs, device=tokens.device)[:, None] / wavelengths
         position = torch.cat([phase.sin(), phase.cos()], dim=1).to(tokens.dtype)
         x = tokens + self.slab_embedding(position)[None, :, None]
         for block in self.refiner:
             x = block(x, grid, slab_mask)
-        return self.visual_norm(self.pooling(x, grid, slab_mask))
+        return self.pooling(x, grid, slab_mask)
 
     def aggregate(
         self, visual: torch.Tensor, text: torch.Tensor | None = None, text_mask: torch.Tensor | None = None

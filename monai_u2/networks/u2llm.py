@@ -18,21 +18,25 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from monai.networks.blocks import PatchEmbeddingBlock
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoModel, GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
-from monai_u2.networks.finding_head import FindingHead
+from monai_u2.networks.baseline_tokenizers import LinearTokens, QueryResampler
+from monai_u2.networks.finding_head import FindingHead, volume_finding_logits
+from monai_u2.networks.paper_u2_tokenizer import PaperU2Tokenizer
 from monai_u2.networks.projector import SpatialPoolingProjector
-from monai_u2.networks.u2_tokenizer import (
-    INITIAL_LOG_SCALE,
-    DynamicMultiScalePooling,
-    SoftTokenSelection,
-    U2Tokenizer,
-)
+from monai_u2.networks.u2_tokenizer import U2Tokenizer
 from monai_u2.networks.u2llm_config import U2LLMConfig
+from monai_u2.networks.u2llm_initialization import U2LLMPreTrainedModel
 from monai_u2.networks.vit3d import ViT3D
+
+# class of each tokenizer type
+TOKENIZERS: dict[str, type[nn.Module]] = {
+    "u2": U2Tokenizer,
+    "paper": PaperU2Tokenizer,
+    "linear": LinearTokens,
+    "resampler": QueryResampler,
+}
 
 
 @dataclass
@@ -42,8 +46,7 @@ class U2LLMOutput(ModelOutput):
     Attributes:
         logits: next-token logits `(B, L, V)`.
         finding_logits: logits per image, slab, patch and finding `(B_images, T, N, F)`, where the model has a finding
-            head
-            and images were encoded.
+            head and images were encoded.
         selected_finding_logits: logits per image, selected token and finding `(B_images, V, F)`, likewise.
         past_key_values: the language model's cache.
     """
@@ -62,54 +65,13 @@ class EncodedImage:
         selected: selected visual tokens `(B, V, C)`.
         finding_logits: `(B, T, N, F)`, or None without finding heads.
         selected_finding_logits: `(B, V, F)`, or None without finding heads.
+        volume_finding_logits: `(B, F)`, or None without finding heads.
     """
 
     selected: torch.Tensor
     finding_logits: torch.Tensor | None = None
     selected_finding_logits: torch.Tensor | None = None
-
-
-class U2LLMPreTrainedModel(PreTrainedModel):
-    """Initialization shared by the model with and without its head."""
-
-    config_class = U2LLMConfig
-    base_model_prefix = "model"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        # the language model is a PreTrainedModel and initializes itself; what comes here is the vision side and the
-        # head
-        if module is getattr(self, "lm_head", None):
-            init.normal_(module.weight, std=getattr(self.config.text_config, "initializer_range", 0.02))
-        elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv3d):
-            init.kaiming_normal_(module.weight, nonlinearity="relu")
-            init.zeros_(module.bias)
-        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-            init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, PatchEmbeddingBlock):
-            init.trunc_normal_(module.position_embeddings, std=0.02)
-        elif isinstance(module, ViT3D):
-            init.zeros_(module.cls_token)
-        elif isinstance(module, FindingHead):
-            module.reset_bias()
-        elif isinstance(module, SoftTokenSelection):
-            init.constant_(module.log_scale, INITIAL_LOG_SCALE)
-        elif isinstance(module, DynamicMultiScalePooling):
-            init.zeros_(module.scale_embedding)
-        elif isinstance(module, U2Tokenizer):
-            init.normal_(module.query_tokens)
-            init.zeros_(module.text_sink)
+    volume_finding_logits: torch.Tensor | None = None
 
 
 class U2Model(U2LLMPreTrainedModel):
@@ -127,11 +89,19 @@ class U2Model(U2LLMPreTrainedModel):
         self.projector = SpatialPoolingProjector(
             grid=self.vision_tower.grid, in_size=vision_size, out_size=hidden_size, **config.projector
         )
-        self.u2_tokenizer = U2Tokenizer(hidden_size=hidden_size, **config.u2_tokenizer)
+        options = {"type": "u2", **config.u2_tokenizer}
+        self.u2_tokenizer = TOKENIZERS[options.pop("type")](hidden_size=hidden_size, **options)
         self.finding_head = FindingHead(vision_size, config.num_findings) if config.num_findings else None
         self.selected_finding_head = FindingHead(hidden_size, config.num_findings) if config.num_findings else None
+        prefix_size = config.num_finding_tokens * hidden_size
+        self.finding_prefix = nn.Linear(config.num_findings, prefix_size) if prefix_size else None
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Number of image placeholders of a prompt: finding tokens and the tokenizer's queries."""
+        return self.config.num_finding_tokens + self.u2_tokenizer.num_queries
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -166,7 +136,8 @@ class U2Model(U2LLMPreTrainedModel):
         logits = self.finding_head(patches)
         padded_logits = logits.new_zeros(batch, slabs, *logits.shape[1:])
         padded_logits[slab_mask] = logits
-        return EncodedImage(selected, padded_logits, self.selected_finding_head(selected))
+        of_volume = volume_finding_logits(padded_logits, slab_mask)
+        return EncodedImage(selected, padded_logits, self.selected_finding_head(selected), of_volume)
 
     def guide_image(
         self,
@@ -174,35 +145,50 @@ class U2Model(U2LLMPreTrainedModel):
         question_ids: torch.Tensor | None = None,
         question_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
+        volume_finding_logits: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Image tokens for the language model, guided by the question.
+        """Image tokens for the language model: what was found, then what the question asks for.
 
         Args:
             selected: selected tokens of each image `(B_images, V, C)`.
             question_ids: `(B, L)`, or None for no question.
             question_mask: boolean `(B, L)`, True where a question token is there.
             image_index: `(B,)`, the image of each question; by default question i asks about image i.
+            volume_finding_logits: of each image `(B_images, F)`, from :meth:`encode_image`; needed by finding tokens.
 
         Returns:
-            `(B, Q, C)`.
+            `(B, num_image_tokens, C)`.
+
+        Raises:
+            ValueError: when the model has finding tokens and `volume_finding_logits` is None.
         """
         if image_index is not None:
             selected = selected[image_index]
         text = None if question_ids is None else self.get_input_embeddings()(question_ids)
-        return self.u2_tokenizer.aggregate(selected, text, question_mask)
+        features = self.u2_tokenizer.aggregate(selected, text, question_mask)
+        if self.finding_prefix is None:
+            return features
+        if volume_finding_logits is None:
+            raise ValueError("guide_image needs volume_finding_logits for the finding tokens (num_finding_tokens > 0).")
+        # detached: the findings are what the vision tower sees, not what makes the report likely
+        probabilities = volume_finding_logits.detach().sigmoid()
+        if image_index is not None:
+            probabilities = probabilities[image_index]
+        prefix = self.finding_prefix(probabilities.to(self.dtype)).unflatten(1, (self.config.num_finding_tokens, -1))
+        return torch.cat([prefix, features.to(prefix.dtype)], dim=1)
 
     def embed_with_image(self, input_ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Embed token ids and put the image tokens in the places of the placeholders.
 
         Args:
-            input_ids: `(B, L)` with Q placeholders (`config.image_token_id`) a row.
-            features: `(B, Q, C)`.
+            input_ids: `(B, L)` with `num_image_tokens` placeholders (`config.image_token_id`) a row.
+            features: `(B, num_image_tokens, C)`.
 
         Returns:
             `(B, L, C)`.
 
         Raises:
-            ValueError: when a row's number of placeholders isn't Q.
+            ValueError: when a row's number of placeholders isn't that of the image tokens.
         """
         placeholders = input_ids == self.config.image_token_id
         counts = placeholders.sum(dim=1)
@@ -233,7 +219,9 @@ class U2Model(U2LLMPreTrainedModel):
         encoded = None
         if image is not None:
             encoded = self.encode_image(image, slab_mask)
-            features = self.guide_image(encoded.selected, question_ids, question_mask, image_index)
+            features = self.guide_image(
+                encoded.selected, question_ids, question_mask, image_index, encoded.volume_finding_logits
+            )
             inputs_embeds = self.embed_with_image(input_ids, features)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -245,8 +233,7 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
     """From a CT volume and a question to a report.
 
     Composes a :class:`ViT3D`, a :class:`SpatialPoolingProjector`, a :class:`U2Tokenizer` and any causal language
-    model of
-    `transformers`. Placeholders of the prompt are replaced by image tokens; their number is checked.
+    model of `transformers`. Placeholders of the prompt are replaced by image tokens; their number is checked.
 
     Args:
         config: see :class:`U2LLMConfig`.
@@ -272,6 +259,11 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         self.model = U2Model(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Number of image placeholders of a prompt."""
+        return self.model.num_image_tokens
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -299,14 +291,13 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         """
         Args:
             image: `(B, T, D, H, W)`, T slabs as channels, intensities in [0, 1].
-            input_ids: prompts `(B, L)` with `num_queries` image placeholders a row.
+            input_ids: prompts `(B, L)` with `num_image_tokens` image placeholders a row.
             attention_mask: `(B, L)`.
             question_ids: the question's ids `(B, Lq)` that guide the U2Tokenizer; None for no question.
             question_mask: boolean `(B, Lq)`, True where a question token is there.
             slab_mask: boolean `(B, T)`, True where a slab is there; all when None.
             image_index: `(B,)`, the image of each prompt, where several prompts ask about one image; by default
-                prompt i
-                asks about image i.
+                prompt i asks about image i.
             inputs_embeds: embedded prompts instead of `input_ids`.
             past_key_values: the language model's cache.
             logits_to_keep: compute the logits of the last positions only; all of them when 0.
@@ -322,7 +313,7 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         if image_only:
             if image is None:
                 raise ValueError("U2LLM needs an image, input_ids or inputs_embeds.")
-            shape = (image.shape[0], self.model.u2_tokenizer.num_queries)
+            shape = (image.shape[0], self.num_image_tokens)
             input_ids = torch.full(shape, self.config.image_token_id, device=image.device)
             logits_to_keep = 1
         kwargs.setdefault("use_cache", not self.training)
@@ -376,8 +367,10 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         Returns:
             Prompts and their continuations `(B * num_return_sequences, L + new)`.
         """
-        selected = self.model.encode_image(image, slab_mask).selected
-        features = self.model.guide_image(selected, question_ids, question_mask, image_index)
+        encoded = self.model.encode_image(image, slab_mask)
+        features = self.model.guide_image(
+            encoded.selected, question_ids, question_mask, image_index, encoded.volume_finding_logits
+        )
         inputs_embeds = self.model.embed_with_image(input_ids, features)
         return super().generate(
             input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs

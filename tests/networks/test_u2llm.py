@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from unittest import mock
@@ -19,7 +20,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from monai_u2.networks import U2LLM
+from monai_u2.networks import TOKENIZER_TYPES, U2LLM
+from monai_u2.networks.u2llm import TOKENIZERS
+
+# options of each tokenizer type for 4 image tokens
+TOKENIZER_OPTIONS = {
+    "u2": {"type": "u2", "num_heads": 4, "num_layers": 1, "num_selected": 8, "num_queries": 4},
+    "paper": {"type": "paper", "num_heads": 4, "num_layers": 1, "num_selected": 8, "num_queries": 4},
+    "linear": {"type": "linear", "pooled_grid": [2, 1, 2]},
+    "resampler": {"type": "resampler", "num_heads": 4, "num_layers": 1, "num_queries": 4},
+}
 
 
 @pytest.fixture
@@ -34,6 +44,28 @@ def batch() -> dict[str, torch.Tensor]:
         "image_index": torch.tensor([0, 0, 1]),
         "slab_mask": torch.tensor([[True, True, False], [True, True, True]]),
     }
+
+
+def varied(model: U2LLM, **options: object) -> U2LLM:
+    """A model like `model` with other options in its configuration, its weights random."""
+    config = copy.deepcopy(model.config)
+    for name, value in options.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    return U2LLM(config).eval()
+
+
+@pytest.fixture
+def found_u2llm(tiny_u2llm: U2LLM) -> U2LLM:
+    """With 2 finding tokens before the 4 image tokens."""
+    return varied(tiny_u2llm, num_finding_tokens=2)
+
+
+@pytest.fixture
+def found_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With 6 placeholders a row."""
+    batch["input_ids"][:, 2:8] = 99
+    return batch
 
 
 def test_image_alone_gives_next_token_logits(tiny_u2llm: U2LLM) -> None:
@@ -101,9 +133,10 @@ def test_save_and_load_are_exact(tiny_u2llm: U2LLM, batch: dict[str, torch.Tenso
     assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
 
 
-def test_initialization_from_meta_device_is_finite(tiny_u2llm: U2LLM, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokenizer", TOKENIZER_TYPES)
+def test_initialization_from_meta_device_is_finite(tiny_u2llm: U2LLM, tmp_path: Path, tokenizer: str) -> None:
     """Every parameter must have a rule: what is missing in a checkpoint would be uninitialized memory."""
-    tiny_u2llm.save_pretrained(tmp_path)
+    varied(tiny_u2llm, u2_tokenizer=TOKENIZER_OPTIONS[tokenizer], num_finding_tokens=2).save_pretrained(tmp_path)
     save_file({"model.projector.projector.0.bias": torch.zeros(64)}, tmp_path / "model.safetensors")
     real_empty_like = torch.empty_like
 
@@ -113,7 +146,7 @@ def test_initialization_from_meta_device_is_finite(tiny_u2llm: U2LLM, tmp_path: 
 
     with mock.patch("torch.empty_like", poisoned):
         loaded, info = U2LLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert len(info["missing_keys"]) > 50
+    assert len(info["missing_keys"]) > 40
     bad = [name for name, parameter in loaded.named_parameters() if not parameter.isfinite().all()]
     assert bad == []
 
@@ -137,3 +170,89 @@ def test_bad_images_are_named(tiny_u2llm: U2LLM) -> None:
         tiny_u2llm(torch.rand(1, 3, 8, 32, 32), slab_mask=torch.ones(1, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="needs an image, input_ids or inputs_embeds"):
         tiny_u2llm()
+
+
+def test_every_tokenizer_type_has_its_class() -> None:
+    assert tuple(TOKENIZERS) == TOKENIZER_TYPES == tuple(TOKENIZER_OPTIONS)
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZER_TYPES)
+def test_each_tokenizer_type_works_and_reloads(
+    tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor], tmp_path: Path, tokenizer: str
+) -> None:
+    model = varied(tiny_u2llm, u2_tokenizer=TOKENIZER_OPTIONS[tokenizer])
+    assert type(model.model.u2_tokenizer) is TOKENIZERS[tokenizer] and model.num_image_tokens == 4
+    assert model(batch["image"]).shape == (2, 1, 100)
+    output = model(**batch)
+    assert output.logits.shape == (3, 10, 100) and output.logits.isfinite().all()
+    model.save_pretrained(tmp_path)
+    loaded, info = U2LLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert loaded.config.u2_tokenizer == TOKENIZER_OPTIONS[tokenizer]
+    torch.testing.assert_close(loaded.eval()(**batch).logits, output.logits)
+    output = model.train()(**batch)
+    sum(o.square().mean() for o in (output.logits, output.finding_logits, output.selected_finding_logits)).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("tokenizer", ["u2", "linear", "resampler"])
+def test_padded_slabs_and_other_questions(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor], tokenizer: str) -> None:
+    model = varied(tiny_u2llm, u2_tokenizer=TOKENIZER_OPTIONS[tokenizer]).model
+    image, mask = batch["image"][:1], batch["slab_mask"][:1]
+    padded, alone = model.encode_image(image, mask).selected, model.encode_image(image[:, :2]).selected
+    torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
+    first, second = (model.guide_image(alone, batch["question_ids"][i : i + 1]) for i in (0, 2))
+    assert torch.equal(first, second) == (tokenizer != "u2")
+
+
+def test_paper_tokenizer_starts_as_published_inside_the_model(tiny_u2llm: U2LLM) -> None:
+    tokenizer = varied(tiny_u2llm, u2_tokenizer={**TOKENIZER_OPTIONS["paper"], "num_queries": 64}).model.u2_tokenizer
+    assert tokenizer.query_tokens.std().item() == pytest.approx(0.02, rel=0.1)
+    score = tokenizer.svt_module["token_selection"].score_net
+    assert score.weight.abs().max() <= 1 / 8 and score.bias.any()  # PyTorch's default, not Xavier with zero bias
+    attention = tokenizer.tta_module["layers_vt"][0].self_attention
+    assert attention.wq.weight.abs().max() > 1 / 8 and not attention.wq.bias.any()
+
+
+def test_finding_tokens_show_the_finding_logits_of_their_volume(
+    found_u2llm: U2LLM, found_batch: dict[str, torch.Tensor]
+) -> None:
+    model, index = found_u2llm.model, found_batch["image_index"]
+    encoded = model.encode_image(found_batch["image"], found_batch["slab_mask"])
+    expected = [encoded.finding_logits[i][found_batch["slab_mask"][i]].flatten(0, 1).amax(0) for i in range(2)]
+    torch.testing.assert_close(encoded.volume_finding_logits, torch.stack(expected))
+    logits = encoded.volume_finding_logits
+    tokens = model.guide_image(encoded.selected, found_batch["question_ids"], None, index, logits)
+    assert tokens.shape == (3, 6, 64)
+    changed = logits.clone()
+    changed[1, 3] += 5
+    others = model.guide_image(encoded.selected, found_batch["question_ids"], None, index, changed)
+    assert ((others - tokens).abs().amax(dim=2) > 1e-3).tolist() == [[False] * 6, [False] * 6, [True] * 2 + [False] * 4]
+    with pytest.raises(ValueError, match="needs volume_finding_logits"):
+        model.guide_image(encoded.selected, found_batch["question_ids"], None, index)
+
+
+def test_language_model_cannot_bend_the_findings(found_u2llm: U2LLM, found_batch: dict[str, torch.Tensor]) -> None:
+    found_u2llm(**found_batch).logits.square().mean().backward()
+    assert found_u2llm.model.finding_prefix.weight.grad.abs().max() > 0
+    assert found_u2llm.model.finding_head.classifier.weight.grad is None
+
+
+def test_finding_tokens_need_their_placeholders(
+    found_u2llm: U2LLM, found_batch: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    assert found_u2llm.num_image_tokens == 6
+    assert found_u2llm(found_batch["image"]).shape == (2, 1, 100)
+    assert found_u2llm.generate(**found_batch, max_new_tokens=2, min_new_tokens=2, do_sample=False).shape == (3, 12)
+    found_u2llm.save_pretrained(tmp_path)
+    loaded = U2LLM.from_pretrained(tmp_path).eval()
+    assert loaded.num_image_tokens == 6
+    torch.testing.assert_close(loaded(**found_batch).logits, found_u2llm(**found_batch).logits)
+    found_batch["input_ids"][:, 7] = 5
+    with pytest.raises(ValueError, match=r"must hold 6 image placeholders .* found \[5, 5, 5\]"):
+        found_u2llm(**found_batch)
+
+
+def test_finding_heads_start_from_a_probability_of_one_percent(tiny_u2llm: U2LLM) -> None:
+    for head in (tiny_u2llm.model.finding_head, tiny_u2llm.model.selected_finding_head):
+        torch.testing.assert_close(head.classifier.bias.sigmoid(), torch.full((5,), 0.01))

@@ -31,3 +31,20 @@ def test_language_model_is_any_and_its_tie_is_mirrored(tied: bool) -> None:
 def test_wrong_types_are_refused() -> None:
     with pytest.raises(StrictDataclassFieldValidationError, match="num_findings"):
         U2LLMConfig(text_config=TEXT, num_findings="many")
+
+
+@pytest.mark.parametrize("tokenizer", [{}, {"type": "u2"}, {"type": "linear", "pooled_grid": (1, 2, 2)}])
+def test_tokenizer_is_one_of_a_few(tokenizer: dict[str, object]) -> None:
+    config = U2LLMConfig(text_config=TEXT, u2_tokenizer=tokenizer)
+    assert U2LLMConfig.from_dict(config.to_dict()).u2_tokenizer == tokenizer
+
+
+def test_unknown_tokenizer_names_the_options() -> None:
+    with pytest.raises(ValueError, match="u2_tokenizer type 'qformer' must be one of u2, paper, linear, resampler"):
+        U2LLMConfig(text_config=TEXT, u2_tokenizer={"type": "qformer"})
+
+
+@pytest.mark.parametrize(("findings", "tokens"), [(0, 2), (5, -1)])
+def test_finding_tokens_need_findings(findings: int, tokens: int) -> None:
+    with pytest.raises(ValueError, match=f"num_finding_tokens {tokens} with num_findings {findings}"):
+        U2LLMConfig(text_config=TEXT, num_findings=findings, num_finding_tokens=tokens)
