@@ -12,21 +12,23 @@
 """Does the model read the image? Finding F1 of its reports beside image-blind controls, with 95 % intervals.
 
 Controls, on the same cases: the images shuffled between cases, the images set to zero, and the most frequent report
-of the references for each case. A model that reads the image stands apart from all of them.
+of the references for each case. A model that reads the image stands apart from all of them::
+
+    monai-u2 phantom runs/phantoms --test 300
+    python benchmarks/image_controls.py runs/phantoms/test.jsonl --output runs/image_controls.json
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import fire
 import numpy as np
 import torch
+from bundle_model import findings_matrix, load_bundle, write_figures
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -57,10 +59,6 @@ def generate(parser: ConfigParser, cases: list[dict[str, Any]], batch_size: int,
             yield tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip()
 
 
-def to_matrix(findings: list[list[str]]) -> np.ndarray:
-    return np.array([[label in case for label in FINDING_LABELS] for case in findings])
-
-
 def best_constant(truth: np.ndarray) -> np.ndarray:
     """The most frequent findings for every case, as many of them as give the best F1 on these cases."""
     order = np.argsort(-truth.sum(axis=0), kind="stable")
@@ -83,13 +81,7 @@ def image_controls(
         batch_size: cases at a time.
     """
     logging.disable(logging.WARNING)
-    root = Path(bundle).resolve()
-    parser = ConfigParser()
-    parser.read_config(root / "configs" / "inference.json")
-    parser.update({"bundle_root": str(root), "device": device})
-    state = torch.load(parser.get_parsed_content("checkpoint"), weights_only=True, map_location=device)
-    parser.get_parsed_content("network").load_state_dict(state)
-    parser.get_parsed_content("network").eval()
+    parser = load_bundle(bundle, device)
 
     chosen = [record for record in load_records(records) if record.get("kind", "report") == "report"]
     references = [record["answer"] for record in chosen]
@@ -104,8 +96,8 @@ def image_controls(
         "most frequent report": [frequent] * len(chosen),
     }
 
-    truth = to_matrix([record["findings"] for record in chosen])
-    predictions = {name: to_matrix([parse_findings(text) for text in texts]) for name, texts in reports.items()}
+    truth = findings_matrix([record["findings"] for record in chosen])
+    predictions = {name: findings_matrix([parse_findings(text) for text in texts]) for name, texts in reports.items()}
     predictions["same findings for all"] = best_constant(truth)
     table, lines = {}, ["| reports | micro finding F1 | 95 % interval | distinct reports |", "|---|---|---|---|"]
     for name, predicted in predictions.items():
@@ -121,9 +113,7 @@ def image_controls(
         for r in findings
     ]
     print("\n".join(lines))
-    if output is not None:
-        content = {"cases": len(chosen), "table": table, "findings": findings, "reports": reports}
-        Path(output).write_text(json.dumps(content, indent=4))
+    write_figures(output, {"cases": len(chosen), "table": table, "findings": findings, "reports": reports})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,227 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The phantom's difficulties, and what can be reached on each: an upper bound by a small supervised 3-D CNN.
+
+The CNN is told in training which finding is in which place of the volume (lesion masks), and writes no report: it only
+has to name the findings. What it finds on held-out cases is there to be found after the preprocessing; beside it the
+bundle's model, trained on `default` alone, by the findings of its greedy reports::
+
+    python benchmarks/phantom_ladder.py --dataset_dir runs/ladder --output docs/results/phantom_ladder.json
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import fire
+import numpy as np
+import torch
+from bundle_model import findings_matrix, load_bundle, write_figures
+from image_controls import generate
+from monai.bundle import ConfigParser
+from monai.data import PersistentDataset
+from monai.data.utils import pickle_hashing
+from monai.networks.blocks import Convolution
+from monai.transforms import Compose
+from monai.utils import set_determinism
+from torch import nn
+from tqdm import tqdm
+
+from monai_u2.data import collate_reports, group_by_image, load_records
+from monai_u2.data.phantom import DIFFICULTIES, FINDING_LABELS, generate_phantoms, parse_findings
+from monai_u2.losses import FindingLoss
+from monai_u2.metrics import bootstrap_interval, finding_table, micro_f1
+from monai_u2.networks import FindingHead
+from monai_u2.networks.finding_head import volume_finding_logits
+from monai_u2.networks.vit3d import IntensityWindows
+
+
+class SupervisedCNN(nn.Module):
+    """Five convolutions on the intensity windows and the place in the volume, to finding logits of each patch.
+
+    Args:
+        windows: intensity windows.
+        num_findings: number of findings.
+    """
+
+    def __init__(self, windows: list[list[float]], num_findings: int) -> None:
+        super().__init__()
+        block = {"spatial_dims": 3, "kernel_size": 3, "act": "GELU", "norm": "BATCH", "adn_ordering": "NA"}
+        self.features = nn.Sequential(
+            IntensityWindows(windows),
+            Convolution(in_channels=len(windows), out_channels=24, strides=2, **block),
+            Convolution(in_channels=24, out_channels=48, strides=2, **block),
+            Convolution(in_channels=48, out_channels=96, strides=2, **block),
+        )
+        self.context = nn.Sequential(
+            Convolution(in_channels=96 + 3, out_channels=128, **block),
+            Convolution(in_channels=128, out_channels=128, **block),
+        )
+        self.head = FindingHead(128, num_findings)
+
+    def forward(self, image: torch.Tensor, slab_mask: torch.Tensor) -> torch.Tensor:
+        """`(B, T, D, H, W)` to logits `(B, T, N, F)`."""
+        batch, slabs = slab_mask.shape
+        features = self.features(image[slab_mask][:, None])
+        depth, height, width = features.shape[2:]
+        place = torch.zeros(batch, slabs, 3, depth, height, width)
+        for volume, count in enumerate(slab_mask.sum(dim=1).tolist()):
+            along = torch.linspace(-1, 1, count * depth).view(count, depth, 1, 1)
+            place[volume, :count, 0] = along
+        place[:, :, 1] = torch.linspace(-1, 1, height)[:, None]
+        place[:, :, 2] = torch.linspace(-1, 1, width)
+        tokens = self.context(torch.cat([features, place[slab_mask]], dim=1)).flatten(2).transpose(1, 2)
+        logits = self.head(tokens)
+        out = logits.new_zeros(batch, slabs, *logits.shape[1:])
+        out[slab_mask] = logits
+        return out
+
+
+def preprocessed(parser: ConfigParser, records: Path, cache: Path) -> PersistentDataset:
+    """Cases of a records file, through the blocks that training shares; cached."""
+    blocks = ("load_transforms", "image_transforms", "target_transforms")
+    transform = Compose([step for block in blocks for step in parser.get_parsed_content(block)])
+    cases = [
+        {key: case[key] for key in ("image", "lesion_mask", "findings")}
+        for case in group_by_image(load_records(records))
+    ]
+    return PersistentDataset(cases, transform, cache_dir=cache, hash_transform=pickle_hashing)
+
+
+def batch_of(dataset: PersistentDataset, indexes: list[int]) -> dict[str, Any]:
+    cases = [dataset[i] for i in indexes]
+    keys = ("image", "patch_findings", "findings")
+    return collate_reports(
+        [{key: case[key].as_tensor() if key == "image" else case[key] for key in keys} for case in cases]
+    )
+
+
+def train(network: nn.Module, dataset: PersistentDataset, steps: int, batch_size: int, seed: int) -> None:
+    """Patches (from lesion masks) and volumes, AdamW with a cosine."""
+    loss_function = FindingLoss(patch_weight=1.0, slab_weight=1.0, volume_weight=1.0, alpha=0.5)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.05)
+    rng, order = np.random.default_rng(seed), []
+    network.train()
+    for _ in tqdm(range(steps), desc="supervised CNN", mininterval=10):
+        if len(order) < batch_size:
+            order = order + rng.permutation(len(dataset)).tolist()
+        chosen, order = order[:batch_size], order[batch_size:]
+        batch = batch_of(dataset, chosen)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(batch["image"], batch["slab_mask"])
+        loss = loss_function(logits, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def predict(network: nn.Module, dataset: PersistentDataset) -> np.ndarray:
+    """Logits `(cases, findings)`, without those of the kinds."""
+    network.eval()
+    rows = []
+    for start in range(0, len(dataset), 16):
+        batch = batch_of(dataset, list(range(start, min(start + 16, len(dataset)))))
+        rows.append(volume_finding_logits(network(batch["image"], batch["slab_mask"]), batch["slab_mask"]))
+    return torch.cat(rows)[:, : len(FINDING_LABELS)].numpy()
+
+
+def best_thresholds(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """For each kind of finding the threshold of the best F1 on the validation cases."""
+    kinds = np.array([label.split(",")[0] for label in FINDING_LABELS])
+    thresholds = np.zeros(len(kinds))
+    for kind in dict.fromkeys(kinds):
+        columns = kinds == kind
+        grid = np.arange(-4.0, 4.0, 0.25)
+        scores = [micro_f1(logits[:, columns] > t, truth[:, columns]) for t in grid]
+        thresholds[columns] = grid[int(np.argmax(scores))]
+    return thresholds
+
+
+def model_findings(parser: ConfigParser, records: list[dict[str, Any]]) -> np.ndarray:
+    """Findings of the bundle's greedy reports."""
+    preprocessing = parser.get_parsed_content("preprocessing")
+    cases = []
+    for record in tqdm(records, desc="volumes"):
+        case = preprocessing({"image": record["image"], "question": record["question"]})
+        cases.append({key: case[key] for key in ("image", "input_ids", "question_ids")})
+    return findings_matrix([parse_findings(text) for text in generate(parser, cases, 16, "reports")])
+
+
+def phantom_ladder(
+    dataset_dir: str,
+    bundle: str = "bundles/u2llm",
+    difficulties: str | list[str] = DIFFICULTIES,
+    num_train: int = 1000,
+    num_validation: int = 100,
+    num_test: int = 300,
+    steps: int = 1500,
+    batch_size: int = 8,
+    output: str | None = None,
+) -> None:
+    """Print, for each difficulty, the finding F1 of the upper bound and of the bundle's model on the same test cases.
+
+    Args:
+        dataset_dir: folder of the phantoms, one folder in it for each difficulty.
+        bundle: folder of the bundle.
+        difficulties: some of "easy", "default", "hard".
+        num_train: cases that the upper bound is trained on.
+        num_validation: cases that its thresholds are chosen on.
+        num_test: cases that both are measured on.
+        steps: training steps of the upper bound.
+        batch_size: cases a step.
+        output: JSON file for the figures.
+    """
+    logging.disable(logging.WARNING)
+    names = [difficulties] if isinstance(difficulties, str) else list(difficulties)
+    model = load_bundle(bundle)
+    training = ConfigParser()
+    training.read_config(str(Path(bundle) / "configs" / "sft.json"))
+    training["bundle_root"] = str(Path(bundle).resolve())
+    num_findings = len(training.get_parsed_content("target_transforms")[-1].append.kind_of_label)
+    num_findings += training.get_parsed_content("target_transforms")[-1].append.num_kinds
+    figures: dict[str, Any] = {}
+    print("| difficulty | supervised 3-D CNN (upper bound) | shipped model |\n|---|---|---|", flush=True)
+    for name in names:
+        root = Path(dataset_dir) / name
+        paths = generate_phantoms(root, num_train, num_validation, num_test, difficulty=name)
+        data = {split: preprocessed(training, path, root / "cache") for split, path in paths.items()}
+        truth = {
+            split: findings_matrix([case["findings"] for case in group_by_image(load_records(path))])
+            for split, path in paths.items()
+        }
+        set_determinism(0)
+        network = SupervisedCNN(training.get_parsed_content("vision")["stem_windows"], num_findings)
+        train(network, data["train"], steps, batch_size, seed=0)
+        thresholds = best_thresholds(predict(network, data["validation"]), truth["validation"])
+        bound = predict(network, data["test"]) > thresholds
+        reports = [record for record in load_records(paths["test"]) if record["kind"] == "report"]
+        named = model_findings(model, reports)
+        figures[name] = {}
+        cells = []
+        for who, predicted in (("upper bound", bound), ("model", named)):
+            low, high = bootstrap_interval(predicted, truth["test"])
+            score = micro_f1(predicted, truth["test"])
+            rows = finding_table(predicted, truth["test"], FINDING_LABELS)
+            figures[name][who] = {"f1": score, "low": low, "high": high, "findings": rows}
+            cells.append(f"{score:.3f} ({low:.3f}–{high:.3f})")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        write_figures(output, figures)
+
+
+if __name__ == "__main__":
+    fire.Fire(phantom_ladder)

@@ -1,0 +1,39 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from token_paths import VARIANTS, token_paths
+
+
+def test_every_variant_is_trained_and_measured(tiny_bundle: Path, tmp_path: Path) -> None:
+    output = tmp_path / "token_paths.json"
+    token_paths(
+        str(tiny_bundle / "models" / "vision.pt"),
+        bundle=str(tiny_bundle),
+        dataset_dir=str(tmp_path / "phantoms"),
+        seeds=1,
+        steps=2,
+        num_train=4,
+        num_validation=3,
+        batch_size=2,
+        output=str(output),
+    )
+    rows = {row["variant"]: row for row in json.loads(output.read_text())}
+    assert list(rows) == list(VARIANTS)
+    for row in rows.values():
+        assert len(row["losses"]) == 2 and row["losses"][0] > 0 and 0 <= row["f1"] <= 1
+    # the same cases, the same order and the same seed: what differs is the path
+    assert len({row["losses"][0] for row in rows.values()}) == len(rows)
+    assert rows["default, images zeroed"]["distinct"] == 1
