@@ -34,7 +34,7 @@ from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.networks.blocks import Convolution
 from monai.transforms import Compose
-from monai.utils import set_determinism
+from monai.utils import convert_to_tensor, set_determinism
 from torch import nn
 from tqdm import tqdm
 
@@ -102,9 +102,7 @@ def preprocessed(parser: ConfigParser, records: Path, cache: Path) -> Persistent
 def batch_of(dataset: PersistentDataset, indexes: list[int]) -> dict[str, Any]:
     cases = [dataset[i] for i in indexes]
     keys = ("image", "patch_findings", "findings")
-    return collate_reports(
-        [{key: case[key].as_tensor() if key == "image" else case[key] for key in keys} for case in cases]
-    )
+    return collate_reports([{key: convert_to_tensor(case[key], track_meta=False) for key in keys} for case in cases])
 
 
 def train(network: nn.Module, dataset: PersistentDataset, steps: int, batch_size: int, seed: int) -> None:

@@ -191,7 +191,9 @@ def token_paths(
     num_train: int = 600,
     num_validation: int = 100,
     batch_size: int = 8,
-    questions_per_image: int = 2,
+    learning_rate: float | None = None,
+    questions_per_image: int = 1,
+    question_weights: dict[str, float] | None = None,
     output: str | None = None,
 ) -> None:
     """Train and compare the variants; print a table of mean and range over the seeds.
@@ -206,7 +208,9 @@ def token_paths(
         num_train: training cases.
         num_validation: cases to compare on.
         batch_size: cases a step.
+        learning_rate: of all but the vision tower, which is frozen; that of sft.json by default.
         questions_per_image: questions about each.
+        question_weights: their mixture; whole reports alone by default.
         output: JSON file for the figures.
     """
     logging.getLogger("monai").setLevel(logging.ERROR)
@@ -225,7 +229,9 @@ def token_paths(
             variant, begin = VARIANTS[name], time.time()
             set_determinism(seed)
             network, own = build(bundle, vision, variant)
+            own["learning_rate"] = learning_rate or own["learning_rate"]
             own["questions_per_image"] = questions_per_image
+            own["question_weights"] = question_weights or {"report": 1.0}
             blank = zeros if variant.get("zeroed") else None
             losses = train(network, own, training, blank, seed, steps, batch_size)
             result = evaluate(network, own, validation, blank)

@@ -83,6 +83,8 @@ TRAINING = {
 def main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     """Run the command line in this process, take back the silence that it spreads, and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["monai-u2", *map(str, arguments)])
+    # loggers of earlier runs in this process still write to streams that pytest has closed
+    monkeypatch.setattr(logging, "raiseExceptions", False)
     with warnings.catch_warnings():
         try:
             cli.main()
