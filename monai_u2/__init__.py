@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from monai_u2._lazy import lazy_attributes
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _SUBPACKAGES = ("data", "engines", "handlers", "inferers", "losses", "metrics", "networks", "transforms")
 

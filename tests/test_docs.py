@@ -28,9 +28,17 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundles" / "u2llm" / "docs" / "README.md"]
 SET_UP = ("python3 -m venv .venv", ".venv/bin/pip install -q -c constraints.txt -e .")
 SMALL_TRAINING = (
-    "--phantom#num_train 4 --phantom#num_validation 2 --phantom#questions_per_case 3 --batch_size 2 --warmup_steps 1 "
-    "--validate#inferer#max_new_tokens 8"
+    "--phantom#num_train 4 --phantom#num_validation 2 --phantom#questions_per_case 12 --batch_size 2 --warmup_steps 1"
 )
+# options that make a benchmark small
+SMALL_BENCHMARKS = {
+    "question_controls.py": "--num_cases 2",
+    "unseen_geometry.py": "--num_cases 2",
+    "signal_table.py": "--cases 2 --steps 1",
+    "token_paths.py": "--num_train 8 --num_validation 2 --steps 1 --seeds 1 --batch_size 2",
+    "phantom_ladder.py": "--num_train 4 --num_validation 2 --num_test 2 --steps 2 --batch_size 2",
+}
+SHORT_REPORTS = " --validate#inferer#max_new_tokens 8"
 
 
 def commands(page: Path) -> list[str]:
@@ -49,8 +57,13 @@ def made_small(command: str) -> str | None:
         command = parts[0].removeprefix(".venv/bin/")
     if command == "python -m pytest":
         return None  # these tests themselves
-    if "sft.json" in command or command.startswith("monai-u2 train"):
-        command += " " + SMALL_TRAINING
+    if command.startswith("monai-u2 phantom"):
+        return re.sub(r"--(train|test) \d+", r"--\1 3", command)
+    for script, options in SMALL_BENCHMARKS.items():
+        if script in command:
+            return re.sub(r" --(num_\w+|steps|seeds) \d+", "", command) + " " + options
+    if "sft.json" in command or "pretrain.json" in command or command.startswith("monai-u2 train"):
+        command += " " + SMALL_TRAINING + ("" if "pretrain.json" in command else SHORT_REPORTS)
         if "--max_epochs" not in command:
             command += " --max_epochs 1"
     return command

@@ -21,6 +21,8 @@ from monai.bundle import ConfigWorkflow, verify_net_in_out
 SHARED = (
     "spacing",
     "hu_window",
+    "viewing_windows",
+    "foreground_hu",
     "slab_size",
     "max_slabs",
     "patch_size",
@@ -29,10 +31,35 @@ SHARED = (
     "max_new_tokens",
     "finding_labels",
     "text_tokenizer",
+    "vision",
     "network_def",
-    "network",
     "load_transforms",
     "image_transforms",
+)
+
+# what the vision tower sees in pre-training is what it sees later
+SHARED_WITH_PRETRAINING = (
+    "spacing",
+    "hu_window",
+    "viewing_windows",
+    "foreground_hu",
+    "slab_size",
+    "max_slabs",
+    "patch_size",
+    "max_length",
+    "finding_labels",
+    "phantoms",
+    "train_records",
+    "validation_records",
+    "text_tokenizer",
+    "vision",
+    "load_transforms",
+    "image_transforms",
+    "target_transforms",
+    "lr_scheduler",
+    "initialize",
+    "training",
+    "run",
 )
 
 
@@ -46,6 +73,20 @@ def test_training_and_inference_share_their_blocks(bundle: Path) -> None:
     assert training["validate"]["inferer"] == inference["inferer"]
 
 
+def test_pretraining_shares_its_blocks(bundle: Path) -> None:
+    pretraining, tuning = config(bundle, "pretrain.json"), config(bundle, "sft.json")
+    assert {key: pretraining[key] for key in SHARED_WITH_PRETRAINING} == {
+        key: tuning[key] for key in SHARED_WITH_PRETRAINING
+    }
+    for key in ("dataset", "dataloader", "inferer", "trainer"):
+        mine, theirs = pretraining["train"][key], tuning["train"][key]
+        if key == "trainer":
+            mine, theirs = ({k: v for k, v in block.items() if k != "prepare_batch"} for block in (mine, theirs))
+        if key == "dataset":
+            mine, theirs = ({k: v for k, v in block.items() if k != "data"} for block in (mine, theirs))
+        assert mine == theirs, key
+
+
 def test_train_json_is_sft_json(bundle: Path) -> None:
     assert (bundle / "configs" / "train.json").resolve() == (bundle / "configs" / "sft.json").resolve()
 
@@ -54,15 +95,23 @@ def test_top_level_configs_are_the_bundles(bundle: Path) -> None:
     assert (bundle.parents[1] / "configs").resolve() == (bundle / "configs").resolve()
 
 
-@pytest.mark.parametrize("path", ["configs/sft.json", "configs/inference.json", "configs/metadata.json"])
+@pytest.mark.parametrize(
+    "path", ["configs/pretrain.json", "configs/sft.json", "configs/inference.json", "configs/metadata.json"]
+)
 def test_json_is_indented_by_four(bundle: Path, path: str) -> None:
     text = (bundle / path).read_text()
     assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=path != "configs/metadata.json") + "\n"
 
 
-@pytest.mark.parametrize(("name", "workflow_type"), [("sft.json", "train"), ("inference.json", "infer")])
+@pytest.mark.parametrize(
+    ("name", "workflow_type"), [("pretrain.json", "train"), ("sft.json", "train"), ("inference.json", "infer")]
+)
 def test_properties_are_all_there(bundle: Path, name: str, workflow_type: str, tmp_path: Path) -> None:
-    small = {"phantom#num_train": 2, "phantom#num_validation": 1, "batch_size": 2} if workflow_type == "train" else {}
+    small = (
+        {"phantom#num_train": 2, "phantom#num_validation": 1, "phantom#questions_per_case": 12, "batch_size": 2}
+        if workflow_type == "train"
+        else {}
+    )
     workflow = ConfigWorkflow(
         config_file=str(bundle / "configs" / name),
         meta_file=str(bundle / "configs" / "metadata.json"),

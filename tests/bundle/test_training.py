@@ -25,7 +25,7 @@ import torch
 SMALL = {
     "phantom#num_train": 4,
     "phantom#num_validation": 2,
-    "phantom#questions_per_case": 3,
+    "phantom#questions_per_case": 12,
     "batch_size": 2,
     "warmup_steps": 1,
     "val_interval": 2,
@@ -34,11 +34,14 @@ SMALL = {
 }
 
 
-def run(folder: Path, bundle: Path, output: Path, data: Path, *more: str, run_id: str = "training") -> str:
-    overrides = {**SMALL, "dataset_dir": data, "ckpt_dir": output, "output_dir": output}
+def run(
+    folder: Path, bundle: Path, output: Path, data: Path, *more: str, run_id: str = "training", config: str = "sft.json"
+) -> str:
+    small = {key: value for key, value in SMALL.items() if config == "sft.json" or "new_tokens" not in key}
+    overrides = {**small, "dataset_dir": data, "ckpt_dir": output, "output_dir": output}
     arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
     done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", "configs/sft.json", *arguments, *more],
+        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", f"configs/{config}", *arguments, *more],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -92,11 +95,41 @@ def test_resume_from_the_last_checkpoint(uninterrupted: Path, bundle: Path, data
     assert (tmp_path / "model.pt").is_file()
 
 
-def test_fewer_cases_than_a_batch_are_trained_on(bundle: Path, data: Path, tmp_path: Path) -> None:
+def test_fewer_cases_than_a_batch_are_an_error(bundle: Path, data: Path, tmp_path: Path) -> None:
     """They would all be dropped as an incomplete batch."""
-    run(bundle, bundle, tmp_path, data, "--max_epochs", "1", "--batch_size", "8")
-    state = torch.load(tmp_path / "checkpoint_epoch=1.pt", weights_only=True)
-    assert int(state["optimizer"]["state"][0]["step"]) == 1
+    with pytest.raises(AssertionError, match="batch_size"):
+        run(bundle, bundle, tmp_path, data, "--max_epochs", "1", "--batch_size", "8")
+
+
+def test_a_mixture_of_kinds_that_the_data_lack_is_an_error(bundle: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="differential"):
+        run(bundle, bundle, tmp_path, data, "--question_weights", "{'report': 1, 'differential': 1}")
+
+
+@pytest.fixture(scope="module")
+def vision(bundle: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("vision")
+    log = run(bundle.parents[1], bundle, output, data, "--max_epochs", "2", config="pretrain.json")
+    assert "finding_f1" in log and "validation of 2 cases at epoch 2" in log
+    return output
+
+
+def test_pretraining_writes_a_vision_checkpoint(vision: Path) -> None:
+    assert set(torch.load(vision / "vision.pt", weights_only=True)) == {"vision_tower", "finding_head"}
+    assert json.loads((vision / "validation.json").read_text())["cases"] == 2
+
+
+def test_fine_tuning_starts_from_the_vision_checkpoint(vision: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
+    """With a learning rate of 0 for it, the vision tower stays what it was."""
+    checkpoint = str(vision / "vision.pt")
+    more = ("--vision_checkpoint", checkpoint, "--vision_learning_rate", "0", "--max_epochs", "2")
+    run(bundle.parents[1], bundle, tmp_path, data, *more)
+    tuned = torch.load(tmp_path / "model.pt", weights_only=True)
+    tower = torch.load(checkpoint, weights_only=True)["vision_tower"]
+    parameters = [key for key in tower if "running" not in key and "batches" not in key]
+    assert parameters
+    for key in parameters:
+        assert torch.equal(tuned[f"model.vision_tower.{key}"], tower[key]), key
 
 
 def test_resume_without_checkpoint_says_so(bundle: Path, data: Path, tmp_path: Path) -> None:
