@@ -100,8 +100,9 @@ class DynamicMultiScalePooling(nn.Module):
     """Token selection at several scales of the slab's grid, each weighted by a gate on what was selected there.
 
     At scale s the grid is pooled by means over s × s × s tokens (what doesn't divide is averaged over what is there),
-    `K / s` tokens are selected and normalized, and `ω = softmax_s(g · mean_r(z_sr))` weights the scales. The published gate sees
-    means of the same tokens at all scales and can't differ between them; here the scales select for themselves.
+    `K / s` tokens are selected and normalized, and `ω = softmax_s(g · mean_r(z_sr))` weights the scales. The published
+    gate sees means of the same tokens at all scales and can't differ between them; here the scales select for
+    themselves.
 
     Args:
         hidden_size: width of the tokens.
