@@ -22,23 +22,10 @@ import torch.nn.functional as F
 from transformers import initialization as init
 
 from monai_u2.networks.attention import FeedForward, MultiHeadAttention
+from monai_u2.networks.u2_tokenizer import checked_slab_mask
 
 # wavelengths of the sine positions: 2, 4, 8, 16 and 32 places along an axis
 NUM_OCTAVES = 5
-
-
-def _checked_slab_mask(tokens: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor | None) -> torch.Tensor:
-    """Mask of the valid slabs `(B, T)`; ValueError where tokens `(B, T, N, C)`, grid and mask don't fit each other."""
-    batch, slabs, num_tokens, _ = tokens.shape
-    if num_tokens != math.prod(grid):
-        raise ValueError(f"grid {tuple(grid)} has {math.prod(grid)} places for {num_tokens} tokens a slab.")
-    if slab_mask is None:
-        return torch.ones(batch, slabs, dtype=torch.bool, device=tokens.device)
-    if slab_mask.shape != (batch, slabs):
-        raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the tokens' (B, T).")
-    if not bool(slab_mask.any(dim=1).all()):
-        raise ValueError(f"volume {int(slab_mask.any(dim=1).int().argmin())} of the batch has no valid slab.")
-    return slab_mask
 
 
 class _ImageTokens(nn.Module):
@@ -106,7 +93,7 @@ class LinearTokens(_ImageTokens):
         Raises:
             ValueError: when grid and tokens, or mask and tokens, don't fit, or a volume has no valid slab.
         """
-        slab_mask = _checked_slab_mask(tokens, grid, slab_mask)
+        slab_mask = checked_slab_mask(tokens, grid, slab_mask)
         pooled = []
         for volume, mask in zip(tokens, slab_mask):  # volumes differ in their number of valid slabs
             volume = volume[mask].unflatten(1, tuple(grid)).flatten(0, 1)  # (T d, h, w, C)
@@ -199,7 +186,7 @@ class QueryResampler(_ImageTokens):
             ValueError: when grid and tokens, or mask and tokens, don't fit, or a volume has no valid slab.
         """
         batch, slabs, num_tokens, _ = tokens.shape
-        slab_mask = _checked_slab_mask(tokens, grid, slab_mask)
+        slab_mask = checked_slab_mask(tokens, grid, slab_mask)
         tokens = tokens.flatten(1, 2) + self._positions((slabs, *grid))
         mask = slab_mask.repeat_interleave(num_tokens, dim=1)
         queries = self.query_tokens.expand(batch, -1, -1)

@@ -26,6 +26,20 @@ from monai_u2.networks.attention import FeedForward, MultiHeadAttention, Relativ
 INITIAL_LOG_SCALE = math.log(4.0)
 
 
+def checked_slab_mask(tokens: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor | None) -> torch.Tensor:
+    """Mask of the valid slabs `(B, T)`; ValueError where tokens `(B, T, N, C)`, grid and mask don't fit each other."""
+    batch, slabs, num_tokens, _ = tokens.shape
+    if num_tokens != math.prod(grid):
+        raise ValueError(f"grid {tuple(grid)} has {math.prod(grid)} places for {num_tokens} tokens a slab.")
+    if slab_mask is None:
+        return torch.ones(batch, slabs, dtype=torch.bool, device=tokens.device)
+    if slab_mask.shape != (batch, slabs):
+        raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the tokens' (B, T).")
+    if not bool(slab_mask.any(dim=1).all()):
+        raise ValueError(f"volume {int(slab_mask.any(dim=1).int().argmin())} of the batch has no valid slab.")
+    return slab_mask
+
+
 class RefinerBlock(nn.Module):
     """Pre-norm residual block: attention within each slab, attention over slabs at each grid place, feed-forward.
 
@@ -251,20 +265,10 @@ class U2Tokenizer(nn.Module):
         Raises:
             ValueError: when grid and tokens, or mask and tokens, don't fit, or a volume has no valid slab.
         """
-        batch, slabs, num_tokens, _ = tokens.shape
-        if num_tokens != grid[0] * grid[1] * grid[2]:
-            raise ValueError(
-                f"grid {tuple(grid)} has {grid[0] * grid[1] * grid[2]} places for {num_tokens} tokens a slab."
-            )
-        if slab_mask is None:
-            slab_mask = torch.ones(batch, slabs, dtype=torch.bool, device=tokens.device)
-        if slab_mask.shape != (batch, slabs):
-            raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the tokens' (B, T).")
-        if not bool(slab_mask.any(dim=1).all()):
-            raise ValueError(f"volume {int(slab_mask.any(dim=1).int().argmin())} of the batch has no valid slab.")
+        slab_mask = checked_slab_mask(tokens, grid, slab_mask)
         # position of each slab over the whole volume: sine and cosine at wavelengths of 4, 8, 16 and 32 slabs
         wavelengths = 2.0 ** torch.arange(2, 6, device=tokens.device)
-        phase = 2 * torch.pi * torch.arange(slabs, device=tokens.device)[:, None] / wavelengths
+        phase = 2 * torch.pi * torch.arange(tokens.shape[1], device=tokens.device)[:, None] / wavelengths
         position = torch.cat([phase.sin(), phase.cos()], dim=1).to(tokens.dtype)
         x = tokens + self.slab_embedding(position)[None, :, None]
         for block in self.refiner:
