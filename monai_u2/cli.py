@@ -96,6 +96,7 @@ def phantom(
     train: int = 0,
     validation: int = 0,
     test: int = 0,
+    questions: int = 3,
     difficulty: str = "default",
     dicom: bool = False,
     workers: int | None = None,
@@ -107,6 +108,7 @@ def phantom(
         train: number of training cases.
         validation: number of validation cases.
         test: number of test cases.
+        questions: number of questions about each case, beside the one for the whole report.
         difficulty: easy, default or hard: size, contrast, noise and number of the findings.
         dicom: write each CT as a DICOM series too.
         workers: number of processes; by default one per core.
@@ -297,11 +299,19 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 
 def _phantom(
-    root: str, train: int, validation: int, test: int, difficulty: str, dicom: bool, workers: int | None
+    root: str,
+    train: int,
+    validation: int,
+    test: int,
+    questions: int,
+    difficulty: str,
+    dicom: bool,
+    workers: int | None,
 ) -> None:
     numbers = {"train": train, "validation": validation, "test": test}
     for name, number, lowest in [
         *((name, number, 0) for name, number in numbers.items()),
+        ("questions", questions, 0),
         ("workers", workers or 1, 1),
     ]:
         if not isinstance(number, int) or isinstance(number, bool) or number < lowest:
@@ -315,6 +325,7 @@ def _phantom(
         num_train=train,
         num_validation=validation,
         num_test=test,
+        questions_per_case=questions,
         difficulty=difficulty,
         num_workers=workers,
         dicom=dicom,

@@ -463,12 +463,14 @@ def test_phantom_passes_its_numbers_on(
         "monai_u2.data.phantom.generate_phantoms", lambda root, **numbers: seen.update(numbers, root=root)
     )
     command = ["phantom", tmp_path, "--train", "2", "--test", "1", "--dicom", "--workers", "1", "--difficulty", "hard"]
+    command += ["--questions", "5"]
     assert main(monkeypatch, *command) == 0
     assert seen == {
         "root": str(tmp_path),
         "num_train": 2,
         "num_validation": 0,
         "num_test": 1,
+        "questions_per_case": 5,
         "difficulty": "hard",
         "num_workers": 1,
         "dicom": True,
@@ -481,6 +483,7 @@ def test_phantom_passes_its_numbers_on(
     [
         (["--train", "-1"], "--train is -1; expected a whole number of at least 0."),
         (["--train", "2.5"], "--train is 2.5; expected a whole number"),
+        (["--train", "2", "--questions", "-1"], "--questions is -1; expected a whole number of at least 0."),
         (["--train", "2", "--workers", "-3"], "--workers is -3; expected a whole number of at least 1."),
         ([], "no cases asked for; give --train N"),
         (["--train", "2", "--difficulty", "1"], "difficulty is '1'; expected one of easy, default, hard"),
