@@ -43,8 +43,9 @@ from typing import Any
 
 from monai_u2.exceptions import InputError
 
-QUESTION_KINDS = ("report", "region", "presence", "location", "size")
-"""Kinds of questions: the whole report, one region of it, is there X, where is X, how large is X."""
+QUESTION_KINDS = ("report", "region", "presence", "side", "location", "size")
+"""Kinds of questions: the whole report, one region of it, is there X, is there X in this place, where is X, how
+large is X."""
 
 PATH_KEYS = ("image", "lesion_mask", "truth")
 _TYPES: dict[str, tuple[type, str]] = {

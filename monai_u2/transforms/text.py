@@ -171,7 +171,7 @@ class RandSelectConversationsd(RandomizableTransform, MapTransform):
 
     Example::
 
-        weights = {"report": 0.4, "region": 0.2, "presence": 0.25, "location": 0.1, "size": 0.05}
+        weights = {"report": 0.4, "region": 0.2, "presence": 0.15, "side": 0.1, "location": 0.1, "size": 0.05}
         RandSelectConversationsd("conversations", num_conversations=3, weights=weights)
     """
 

@@ -30,7 +30,7 @@ def write(folder: Path, *lines: str) -> Path:
 
 
 def test_kinds_of_questions(tmp_path: Path) -> None:
-    assert QUESTION_KINDS == ("report", "region", "presence", "location", "size")
+    assert QUESTION_KINDS == ("report", "region", "presence", "side", "location", "size")
     write_records(
         tmp_path / "r.jsonl", [*({**RECORD, "kind": k} for k in (*QUESTION_KINDS, "multiple choice")), RECORD]
     )

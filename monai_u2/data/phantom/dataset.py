@@ -30,7 +30,7 @@ from monai_u2.data.phantom.storage import case_name, is_written, write_cases
 from monai_u2.data.records import write_records, write_text_atomically
 from monai_u2.exceptions import InputError
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 """Changes whenever a case's volume, report or truth changes: folders of another version are refused."""
 
 _CHUNK = 24  # cases that a worker takes at most, so that the start of its process costs little
@@ -70,8 +70,8 @@ def generate_phantoms(
         split -> path of its JSON Lines file, also where 0 cases were asked for and it may not be there.
 
     Raises:
-        InputError: for a folder of another phantom version or difficulty, an unknown difficulty, or a number of cases
-            that a split doesn't have.
+        InputError: for a folder of another phantom version or difficulty, an unknown difficulty, a number of cases
+            that a split doesn't have, or more questions than there are about a case.
     """
     root = Path(root)
     counts = {"train": num_train, "validation": num_validation, "test": num_test}
@@ -84,13 +84,16 @@ def generate_phantoms(
     difficulty_settings(difficulty)
     _claim_folder(root, difficulty)
     numbers = {split: range(SPLIT_RANGES[split][0], SPLIT_RANGES[split][0] + count) for split, count in counts.items()}
+    records = {
+        split: [record for number in cases for record in case_records(number, questions_per_case, difficulty)]
+        for split, cases in numbers.items()
+    }
     missing = [number for split in numbers for number in numbers[split] if not is_written(root, number, dicom=dicom)]
     _render_all(root, missing, num_workers, dicom, difficulty, progress)
     paths = {split: root / f"{split}.jsonl" for split in numbers}
     for split, cases in numbers.items():
         if cases:
-            records = (record for number in cases for record in case_records(number, questions_per_case, difficulty))
-            write_records(paths[split], records)
+            write_records(paths[split], records[split])
     return paths
 
 

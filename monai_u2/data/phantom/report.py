@@ -39,6 +39,7 @@ from monai_u2.data.phantom.findings import (
     finding_locations,
 )
 from monai_u2.data.phantom.geometry import Draws
+from monai_u2.exceptions import InputError
 
 REPORT_QUESTIONS: tuple[str, ...] = (
     "Describe the findings of this CT.",
@@ -53,14 +54,22 @@ REGIONS: tuple[str, ...] = ("Lungs", "Pleura", "Heart and vessels", "Liver", "Sp
 _PARTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("Lungs", ("lung nodule", "consolidation"), ("The lungs are clear.", "Both lungs are clear.")),
     ("Pleura", ("pleural effusion",), ("No pleural effusion.", "There is no pleural effusion.")),
-    ("Heart and vessels", ("cardiomegaly",), ("The heart is normal in size.", "Normal heart size.")),
-    ("Heart and vessels", ("aortic aneurysm",), ("The aorta is normal in caliber.", "Normal aorta.")),
+    (
+        "Heart and vessels",
+        ("cardiomegaly",),
+        ("The heart is normal in size, {size} mm wide.", "Normal heart, {size} mm wide."),
+    ),
+    (
+        "Heart and vessels",
+        ("aortic aneurysm",),
+        ("The aorta is normal in caliber, {size} mm.", "Normal aorta of {size} mm."),
+    ),
     (
         "Liver",
         ("hypodense liver lesion", "hyperdense liver lesion"),
         ("The liver is unremarkable.", "No liver lesion is seen."),
     ),
-    ("Spleen", ("splenomegaly",), ("The spleen is normal in size.", "The spleen is unremarkable.")),
+    ("Spleen", ("splenomegaly",), ("The spleen is normal in size, {size} mm long.", "Normal spleen, {size} mm long.")),
     ("Kidneys", ("kidney stone", "hydronephrosis", "renal cyst"), ("The kidneys are unremarkable.", "Normal kidneys.")),
     ("Bones", ("vertebral fracture",), ("No fracture is seen.", "There is no vertebral fracture.")),
 )
@@ -173,7 +182,8 @@ def write_report(case: PhantomCase) -> PhantomReport:
     for region, kinds, normal in _PARTS:
         found = _findings_of(case, kinds)
         if not found:
-            sentences.append(_sentence(draws.pick(normal), "FINDINGS", region, []))
+            text = draws.pick(normal).format(size=_normal_size(case, kinds[0]))
+            sentences.append(_sentence(text, "FINDINGS", region, []))
         for index, finding in found:
             text = _fill(draws.pick(_SENTENCES[finding.kind]), finding)
             sentences.append(_sentence(text, "FINDINGS", region, [index]))
@@ -188,14 +198,14 @@ def write_report(case: PhantomCase) -> PhantomReport:
 def ask_questions(case: PhantomCase, count: int) -> list[dict[str, str]]:
     """Return ``count`` questions with answers about regions and single findings of a case, no question twice.
 
-    About half of the yes-or-no questions asked of a patient with findings are answered by yes. The first questions stay
-    the same when more are asked for.
+    Of the first questions whether something is there, asked of a patient with findings, about half are answered by yes;
+    of those about a place a third. The first questions stay the same when more are asked for.
 
     Returns:
-        dicts of ``question``, ``answer`` and ``kind`` ("region", "presence", "location" or "size").
+        dicts of ``question``, ``answer`` and ``kind`` ("region", "presence", "side", "location" or "size").
 
     Raises:
-        ValueError: when more questions are asked for than there are different ones.
+        InputError: when more questions are asked for than there are different ones.
     """
     draws = Draws([SEED, case.number, 3])
     report = write_report(case)
@@ -206,13 +216,14 @@ def ask_questions(case: PhantomCase, count: int) -> list[dict[str, str]]:
         if draws.chance(0.4):
             region = draws.pick(REGIONS)
             question = draws.pick(_REGION_QUESTIONS).format(region=region.lower())
-            entry = {"question": question, "answer": report.region_text(region), "kind": "region"}
+            entries = [(question, report.region_text(region), "region")]
         else:
-            question, answer, kind = _ask_finding(case, draws)
-            entry = {"question": question, "answer": answer, "kind": kind}
-        asked.setdefault(entry["question"], entry)
+            entries = _ask_finding(case, draws)
+        for question, answer, kind in entries:
+            if len(asked) < count:
+                asked.setdefault(question, {"question": question, "answer": answer, "kind": kind})
     if len(asked) < count:
-        raise ValueError(
+        raise InputError(
             f"questions per case: {count} is more than the phantom has for case {case.number}; ask for fewer"
         )
     return list(asked.values())
@@ -235,7 +246,7 @@ def grammar_texts(n: int, seed: int) -> list[str]:
 
 
 def all_sentences() -> Iterator[tuple[str, list[str]]]:
-    """Yield every sentence of the findings and impressions with the labels that it states, sizes left at 20 mm."""
+    """Yield every sentence of the findings and impressions with the labels that it states, sizes set to 20 mm."""
     for label in FINDING_LABELS:
         kind, _, location = label.partition(", ")
         severities = ("small", "moderate", "large") if kind == "pleural effusion" else ("mild", "moderate", "severe")
@@ -245,7 +256,7 @@ def all_sentences() -> Iterator[tuple[str, list[str]]]:
                 yield _fill(pattern, finding), [label]
     for _, _, normal in _PARTS:
         for text in normal:
-            yield text, []
+            yield text.format(size=20), []
     for text in _NORMAL_IMPRESSIONS:
         yield text, []
 
@@ -271,7 +282,25 @@ def _fill(pattern: str, finding: PhantomFinding) -> str:
 
 def _rounded_size(finding: PhantomFinding) -> int | None:
     """Return the size rounded to 5 mm, as reports give it."""
-    return None if finding.size_mm is None else max(5, int(finding.size_mm / 5.0 + 0.5) * 5)
+    return None if finding.size_mm is None else _nearest_five(finding.size_mm)
+
+
+def _normal_size(case: PhantomCase, kind: str) -> int | None:
+    """Return what a report measures where nothing is wrong, rounded to 5 mm.
+
+    Width of the heart, caliber of the abdominal aorta, length of the spleen; None for the other kinds.
+    """
+    anatomy = case.anatomy
+    sizes = {
+        "cardiomegaly": 2.0 * anatomy.heart.radii[0],
+        "aortic aneurysm": 2.0 * anatomy.abdominal_aorta[1],
+        "splenomegaly": 2.0 * anatomy.spleen.radii[2],
+    }
+    return _nearest_five(sizes[kind]) if kind in sizes else None
+
+
+def _nearest_five(size: float) -> int:
+    return max(5, int(size / 5.0 + 0.5) * 5)
 
 
 def _where(location: str) -> str:
@@ -279,24 +308,24 @@ def _where(location: str) -> str:
     return f"on the {location}" if location in ("right", "left") else f"in the {location}"
 
 
-def _ask_finding(case: PhantomCase, draws: Draws) -> tuple[str, str, str]:
-    """Ask where a finding is, how large, whether it is there (in this place); give question, answer and kind."""
+def _ask_finding(case: PhantomCase, draws: Draws) -> list[tuple[str, str, str]]:
+    """Ask where a finding is, how large, whether it is there (in this place); give questions, answers and kinds."""
     present = sorted({finding.kind for finding in case.findings}, key=FINDING_KINDS.index)
     absent = [kind for kind in FINDING_KINDS if kind not in present]
     if present and draws.chance(0.35):
-        return _ask_detail(case, draws.pick(present), draws)
-    # More than a half: where a place is asked for, some findings that are there are asked for in another place.
+        return [_ask_detail(case, draws.pick(present), draws)]
+    # More than a half: a finding that is there is also asked for in a place where it isn't.
     kind = draws.pick(present) if present and draws.chance(_ASKED_PRESENT) else draws.pick(absent)
     locations = finding_locations(kind)
     if locations and draws.chance(0.35):
         return _ask_place(case, kind, locations, draws)
     question = draws.pick(_PRESENCE_QUESTIONS).format(name=_NAMES[kind])
     if kind not in present:
-        return question, "No.", "presence"
+        return [(question, "No.", "presence")]
     where = (
         " and ".join(_where(str(finding.location)) for _, finding in _findings_of(case, (kind,))) if locations else ""
     )
-    return question, f"Yes, {where}." if where else "Yes.", "presence"
+    return [(question, f"Yes, {where}." if where else "Yes.", "presence")]
 
 
 def _ask_detail(case: PhantomCase, kind: str, draws: Draws) -> tuple[str, str, str]:
@@ -313,10 +342,16 @@ def _ask_detail(case: PhantomCase, kind: str, draws: Draws) -> tuple[str, str, s
     return _SIZE_QUESTION.format(bare=bare), answer, "size"
 
 
-def _ask_place(case: PhantomCase, kind: str, locations: tuple[str, ...], draws: Draws) -> tuple[str, str, str]:
-    """Ask for a finding in one place; of a finding that is there, mostly in its place."""
+def _ask_place(case: PhantomCase, kind: str, locations: tuple[str, ...], draws: Draws) -> list[tuple[str, str, str]]:
+    """Ask for a finding in one place; one that is there also in a place where it isn't, so that the answer takes the
+    place."""
     taken = [location for location in locations if finding_label(kind, location) in case.labels]
     free = [location for location in locations if location not in taken]
-    place = draws.pick(taken) if taken and (not free or draws.chance(0.67)) else draws.pick(free)
-    question = draws.pick(_PLACE_PRESENCE_QUESTIONS).format(name=_NAMES[kind], where=_where(place))
-    return question, "Yes." if place in taken else "No.", "presence"
+    places = [draws.pick(taken), draws.pick(free)] if taken and free else [draws.pick(locations)]
+    if draws.chance(0.5):
+        places.reverse()
+    pattern = draws.pick(_PLACE_PRESENCE_QUESTIONS)
+    return [
+        (pattern.format(name=_NAMES[kind], where=_where(place)), "Yes." if place in taken else "No.", "side")
+        for place in places
+    ]

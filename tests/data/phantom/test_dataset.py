@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -237,6 +238,10 @@ def test_bad_numbers_are_refused(tmp_path: Path) -> None:
         generate(tmp_path, test=-1)
     with pytest.raises(InputError, match="questions_per_case is -1"):
         generate(tmp_path, questions_per_case=-1)
+    with pytest.raises(InputError, match="questions per case: 1000 is more than the phantom has for case 0"):
+        generate(tmp_path / "many", questions_per_case=1000)
+    assert not list(tmp_path.glob("many/images/*"))  # known before anything is rendered
+    shutil.rmtree(tmp_path / "many")
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(InputError, match="is a file; expected a folder"):

@@ -45,13 +45,13 @@ def sha256(content: bytes) -> str:
         (
             2,
             "1cd1149620f670b04af8ebfcb6dab11e9ddb52929c10e4707d79d182de749f49",
-            "5c5866f43023b489d4893d9151726da4145c86f9cb7b99a6f5888946e2692cc1",
+            "d70da1e198c0cf1d3f7337106db4e4cff157362a1b9ccca7db69444e614b5b82",
             (-1_077_154_458, -134_560_681_353),
         ),
         (
             17,
             "fc0e2cf07b30490d0b3c9946f241ae3b4e9a9de273ecc3bec3b19bb470080734",
-            "db2d2e2ad7a9a8cdc2fde9bb35347b1c7dafdac9b95b4fbe38004355626191a3",
+            "a3ebfe1d7d09ae607010e4861017836d209c450d451344b1b1bca4dd24ed3106",
             (-1_110_536_016, -138_792_678_325),
         ),
     ],

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from monai_u2.data.phantom.cases import draw_case
@@ -65,6 +67,28 @@ def test_sizes_are_rounded_to_5_mm(cases: list[PhantomCase]) -> None:
             assert stated % 5 == 0 and abs(stated - finding.size_mm) <= 2.51, sentence
 
 
+def test_normal_organs_are_measured(cases: list[PhantomCase]) -> None:
+    measured = set()
+    for case in cases[:50]:
+        anatomy, text = case.anatomy, write_report(case).text
+        for kind, pattern, size in (
+            ("cardiomegaly", r"(\d+) mm wide", 2 * anatomy.heart.radii[0]),
+            ("aortic aneurysm", r"aorta (?:of|is normal in caliber,) (\d+) mm", 2 * anatomy.abdominal_aorta[1]),
+            ("splenomegaly", r"(\d+) mm long", 2 * anatomy.spleen.radii[2]),
+        ):
+            found = re.search(pattern, text)
+            assert (found is None) == (kind in case.labels), text
+            if found:
+                assert int(found[1]) % 5 == 0 and abs(int(found[1]) - size) <= 2.51, text
+                measured.add((kind, found[1]))
+    assert len(measured) > 10
+
+
+def test_healthy_patients_differ_in_their_reports(cases: list[PhantomCase]) -> None:
+    texts = [re.sub(r"[^\d ]", "", write_report(case).text).split() for case in cases if not case.findings]
+    assert len({tuple(sizes) for sizes in texts}) > len(texts) / 2 > 5
+
+
 def test_vocabulary_is_small_and_reports_are_short(cases: list[PhantomCase]) -> None:
     reports = [write_report(case).text.split() for case in cases]
     assert len({word.lower().strip(".:,") for words in reports for word in words}) < 150
@@ -84,6 +108,8 @@ def test_questions_are_distinct_stable_and_true(cases: list[PhantomCase]) -> Non
 
 def kind_of_wording(question: str) -> str:
     """The kind of a question, told from its words alone."""
+    if re.search(r" (on|in) the (right|left|thoracic|lumbar)\b", question):
+        return "side"
     for start, kind in (("Where is", "location"), ("How large is", "size"), ("Is there", "presence")):
         if question.startswith(start):
             return kind
@@ -94,12 +120,12 @@ def test_questions_of_a_case() -> None:
     expected = [
         ("Where is the hypodense liver lesion?", "Right lobe.", "location"),
         ("Describe the bones.", "No fracture is seen.", "region"),
-        ("Is there a kidney stone on the left?", "No.", "presence"),
-        ("Where is the lung nodule?", "Right middle lobe.", "location"),
+        ("Is there a kidney stone on the left?", "No.", "side"),
+        ("What is seen in the pleura?", "No pleural effusion.", "region"),
         ("What is seen in the lungs?", "There is a 25 mm nodule in the right middle lobe.", "region"),
-        ("Does this CT show a lung nodule in the left lower lobe?", "No.", "presence"),
-        ("Is there a vertebral fracture?", "No.", "presence"),
-        ("Does this CT show a hypodense liver lesion in the right lobe?", "Yes.", "presence"),
+        ("Is there a lung nodule in the right middle lobe?", "Yes.", "side"),
+        ("Is there a lung nodule in the left lower lobe?", "No.", "side"),
+        ("Does this CT show a hypodense liver lesion?", "Yes, in the right lobe.", "presence"),
     ]
     entries = ask_questions(draw_case(17), 8)
     assert [(entry["question"], entry["answer"], entry["kind"]) for entry in entries] == expected
@@ -144,6 +170,18 @@ def test_presence_questions_are_balanced(cases: list[PhantomCase]) -> None:
         if entry["question"].startswith(("Is", "Does"))
     ]
     assert 0.43 < sum(answers) / len(answers) < 0.57
+
+
+def test_a_finding_is_also_asked_for_where_it_is_not(cases: list[PhantomCase]) -> None:
+    answers: dict[str, list[str]] = {}
+    for case in cases:
+        for entry in ask_questions(case, 30):
+            if entry["kind"] == "side":
+                name = re.split(r" (?:on|in) the (?=right|left|thoracic|lumbar)", entry["question"])[0]
+                answers.setdefault(f"{case.number} {name}", []).append(entry["answer"])
+    there = [given for given in answers.values() if "Yes." in given]
+    assert len(there) > 100
+    assert sum("No." in given for given in there) > 0.9 * len(there)
 
 
 def test_too_many_questions_are_refused() -> None:
