@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bundles" / "u2llm" / "docs" / "README.md"]
 SET_UP = ("python3 -m venv .venv", ".venv/bin/pip install -q -c constraints.txt -e .")
 SMALL_TRAINING = (
-    "--phantom#num_train 4 --phantom#num_validation 2 --phantom#questions_per_case 12 --batch_size 2 --warmup_steps 1"
+    "--phantom#num_train 4 --phantom#num_validation 2 --phantom#questions_per_case 20 --batch_size 2 --warmup_steps 1"
 )
 # options that make a benchmark small
 SMALL_BENCHMARKS = {
@@ -92,9 +92,13 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target, heading in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+            if heading:
+                text = (page.parent / target if target else page).read_text()
+                headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+                assert heading in {re.sub(r"[^\w -]", "", name).strip().lower().replace(" ", "-") for name in headings}
 
 
 def test_record_example_is_valid(tmp_path: Path) -> None:

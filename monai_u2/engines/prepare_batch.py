@@ -20,7 +20,7 @@ import torch
 from monai.engines import PrepareBatch
 
 NETWORK_KEYS = ("input_ids", "attention_mask", "question_ids", "question_mask", "slab_mask", "image_index")
-TARGET_KEYS = ("labels", "findings", "patch_findings", "slab_mask")
+TARGET_KEYS = ("labels", "findings", "patch_findings", "slab_mask", "image_index")
 
 
 class PrepareReportBatch(PrepareBatch):
@@ -48,8 +48,8 @@ class PrepareReportBatch(PrepareBatch):
             kwargs: further arguments of `torch.Tensor.to`.
 
         Returns:
-            Image `(B, T, D, H, W)`; targets (`labels`, `findings`, `patch_findings`, `slab_mask`, where the batch has
-            them); no positional arguments; the network's keyword arguments.
+            Image `(B, T, D, H, W)`; targets (`labels`, `findings`, `patch_findings`, `slab_mask`, `image_index`, where
+            the batch has them); no positional arguments; the network's keyword arguments.
         """
         moved = {
             key: value.to(device=device, non_blocking=non_blocking, **kwargs)

@@ -43,7 +43,7 @@ def causal_lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 class ReportLoss(nn.Module):
-    """Causal language-model loss plus finding supervision of patch tokens and selected tokens.
+    """Causal language-model loss plus finding supervision of patch tokens and image tokens.
 
     Args:
         findings: finding supervision, see :class:`FindingLoss`; None for the language model's loss alone.
@@ -57,7 +57,8 @@ class ReportLoss(nn.Module):
         """
         Args:
             output: the network's output, with finding logits where findings are supervised.
-            targets: `labels (R, L)`, `slab_mask (B, T)`, and the truth that the finding supervision asks for.
+            targets: `labels (R, L)`, `slab_mask (B, T)`, `image_index (R,)` (question r's volume), and the
+                truth that the finding supervision asks for.
 
         Returns:
             Scalar.
@@ -68,4 +69,4 @@ class ReportLoss(nn.Module):
         loss = causal_lm_loss(output.logits, targets["labels"])
         if self.findings is None:
             return loss
-        return loss + self.findings(output.finding_logits, targets, output.selected_finding_logits)
+        return loss + self.findings(output.finding_logits, targets, output.image_token_finding_logits)

@@ -69,13 +69,14 @@ class FindingLoss(nn.Module):
         self,
         logits: torch.Tensor | None,
         targets: Mapping[str, torch.Tensor],
-        selected_logits: torch.Tensor | None = None,
+        token_logits: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
             logits: per patch token `(B, T, N, F)`.
             targets: `slab_mask (B, T)`, and the truth that the weights ask for.
-            selected_logits: per selected token `(B, V, F)`; the volume term then counts them too.
+            token_logits: per question and image token `(R, Q, F)`; the volume term then counts them too. Question r
+                asks about volume `targets["image_index"][r]`, or about volume r without that key.
 
         Returns:
             Scalar.
@@ -93,11 +94,13 @@ class FindingLoss(nn.Module):
         if self.slab_weight:
             loss = loss + self.slab_weight * self._slab_loss(logits, targets["patch_findings"], slab_mask)
         if self.volume_weight:
-            volumes = [volume_finding_logits(logits, slab_mask)]
-            if selected_logits is not None:
-                volumes.append(selected_logits.float().amax(dim=1))
-            for volume in volumes:
-                loss = loss + self.volume_weight * F.binary_cross_entropy_with_logits(volume, targets["findings"])
+            truth = targets["findings"]
+            terms = [(volume_finding_logits(logits, slab_mask), truth)]
+            if token_logits is not None:
+                asked = truth[targets["image_index"]] if "image_index" in targets else truth
+                terms.append((token_logits.float().amax(dim=1), asked))
+            for volume, findings in terms:
+                loss = loss + self.volume_weight * F.binary_cross_entropy_with_logits(volume, findings)
         return loss
 
     def _check(self, logits: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> None:

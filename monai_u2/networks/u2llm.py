@@ -47,13 +47,14 @@ class U2LLMOutput(ModelOutput):
         logits: next-token logits `(B, L, V)`.
         finding_logits: logits per image, slab, patch and finding `(B_images, T, N, F)`, where the model has a finding
             head and images were encoded.
-        selected_finding_logits: logits per image, selected token and finding `(B_images, V, F)`, likewise.
+        image_token_finding_logits: logits per prompt, image token of the tokenizer and finding `(B, num_queries, F)`,
+            likewise; finding tokens have none.
         past_key_values: the language model's cache.
     """
 
     logits: torch.Tensor | None = None
     finding_logits: torch.Tensor | None = None
-    selected_finding_logits: torch.Tensor | None = None
+    image_token_finding_logits: torch.Tensor | None = None
     past_key_values: Any = None
 
 
@@ -63,14 +64,12 @@ class EncodedImage:
 
     Attributes:
         selected: selected visual tokens `(B, V, C)`.
-        finding_logits: `(B, T, N, F)`, or None without finding heads.
-        selected_finding_logits: `(B, V, F)`, or None without finding heads.
-        volume_finding_logits: `(B, F)`, or None without finding heads.
+        finding_logits: `(B, T, N, F)`, or None without a finding head.
+        volume_finding_logits: `(B, F)`, or None without a finding head.
     """
 
     selected: torch.Tensor
     finding_logits: torch.Tensor | None = None
-    selected_finding_logits: torch.Tensor | None = None
     volume_finding_logits: torch.Tensor | None = None
 
 
@@ -92,7 +91,7 @@ class U2Model(U2LLMPreTrainedModel):
         options = {"type": "u2", **config.u2_tokenizer}
         self.u2_tokenizer = TOKENIZERS[options.pop("type")](hidden_size=hidden_size, **options)
         self.finding_head = FindingHead(vision_size, config.num_findings) if config.num_findings else None
-        self.selected_finding_head = FindingHead(hidden_size, config.num_findings) if config.num_findings else None
+        self.image_token_finding_head = FindingHead(hidden_size, config.num_findings) if config.num_findings else None
         prefix_size = config.num_finding_tokens * hidden_size
         self.finding_prefix = nn.Linear(config.num_findings, prefix_size) if prefix_size else None
         self.language_model = AutoModel.from_config(config.text_config)
@@ -137,7 +136,7 @@ class U2Model(U2LLMPreTrainedModel):
         padded_logits = logits.new_zeros(batch, slabs, *logits.shape[1:])
         padded_logits[slab_mask] = logits
         of_volume = volume_finding_logits(padded_logits, slab_mask)
-        return EncodedImage(selected, padded_logits, self.selected_finding_head(selected), of_volume)
+        return EncodedImage(selected, padded_logits, of_volume)
 
     def guide_image(
         self,
@@ -214,19 +213,22 @@ class U2Model(U2LLMPreTrainedModel):
         image_index: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[Any, EncodedImage | None]:
-        """See :meth:`U2LLM.forward`; returns the language model's output and what was encoded of the images."""
-        encoded = None
+    ) -> tuple[Any, EncodedImage | None, torch.Tensor | None]:
+        """See :meth:`U2LLM.forward`; returns the language model's output, what was encoded of the images, and the
+        finding logits of each prompt's image tokens."""
+        encoded = token_logits = None
         if image is not None:
             encoded = self.encode_image(image, slab_mask)
             features = self.guide_image(
                 encoded.selected, question_ids, question_mask, image_index, encoded.volume_finding_logits
             )
+            if self.image_token_finding_head is not None:
+                token_logits = self.image_token_finding_head(features[:, self.config.num_finding_tokens :])
             inputs_embeds = self.embed_with_image(input_ids, features)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
-        return outputs, encoded
+        return outputs, encoded, token_logits
 
 
 class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
@@ -317,7 +319,7 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             input_ids = torch.full(shape, self.config.image_token_id, device=image.device)
             logits_to_keep = 1
         kwargs.setdefault("use_cache", not self.training)
-        outputs, encoded = self.model(
+        outputs, encoded, token_logits = self.model(
             input_ids=input_ids,
             image=image,
             attention_mask=attention_mask,
@@ -336,7 +338,7 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         return U2LLMOutput(
             logits=logits,
             finding_logits=None if encoded is None else encoded.finding_logits,
-            selected_finding_logits=None if encoded is None else encoded.selected_finding_logits,
+            image_token_finding_logits=token_logits,
             past_key_values=getattr(outputs, "past_key_values", None),
         )
 

@@ -36,7 +36,8 @@ class U2LLMConfig(PreTrainedConfig):
             :class:`monai_u2.networks.PaperU2Tokenizer` ("paper"), :class:`monai_u2.networks.LinearTokens` ("linear")
             or :class:`monai_u2.networks.QueryResampler` ("resampler").
         image_token_id: id of the placeholder that each image token replaces.
-        num_findings: number of findings of the supervising head on patch tokens; 0 for no such head.
+        num_findings: number of findings of the supervising heads, on patch tokens and on image tokens; 0 for no such
+            heads.
         num_finding_tokens: number of image tokens made from the volume's finding logits, before those of the
             tokenizer; 0 for none.
 

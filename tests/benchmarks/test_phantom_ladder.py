@@ -16,27 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from phantom_ladder import SupervisedCNN, best_thresholds, phantom_ladder
+from phantom_ladder import SupervisedTower, best_thresholds, phantom_ladder
 
 from monai_u2.data.phantom import FINDING_LABELS
+from monai_u2.networks import U2LLM
 
 
-def test_padded_slabs_change_nothing() -> None:
-    torch.manual_seed(0)
-    network = SupervisedCNN([[0.0, 0.5], [0.4, 0.7]], 5).eval()
-    image = torch.rand(1, 2, 16, 16, 16)
-    padded = torch.cat([image, torch.rand(1, 1, 16, 16, 16)], dim=1)
-    alone = network(image, torch.tensor([[True, True]]))
-    assert alone.shape == (1, 2, 8, 5)
-    torch.testing.assert_close(network(padded, torch.tensor([[True, True, False]]))[:, :2], alone)
-
-
-def test_the_place_in_the_volume_is_seen() -> None:
-    torch.manual_seed(0)
-    network = SupervisedCNN([[0.0, 1.0]], 5).eval()
-    slab = torch.rand(1, 1, 16, 16, 16)
-    first, second = network(slab.repeat(1, 2, 1, 1, 1), torch.tensor([[True, True]]))[0]
-    assert not torch.allclose(first, second, atol=1e-3)
+def test_tower_gives_the_finding_logits_of_the_whole_model(tiny_u2llm: U2LLM) -> None:
+    image, mask = torch.rand(2, 3, 8, 32, 32), torch.tensor([[True] * 3, [True, True, False]])
+    expected = tiny_u2llm.model.encode_image(image, mask).finding_logits
+    torch.testing.assert_close(SupervisedTower(tiny_u2llm)(image, mask), expected)
 
 
 def test_thresholds_are_those_of_the_best_f1() -> None:
@@ -49,7 +38,10 @@ def test_thresholds_are_those_of_the_best_f1() -> None:
 def test_whole_ladder_runs(tiny_bundle: Path, tmp_path: Path) -> None:
     output = tmp_path / "ladder.json"
     sizes = {"num_train": 2, "num_validation": 2, "num_test": 2, "steps": 2, "batch_size": 2}
-    phantom_ladder(str(tmp_path / "data"), bundle=str(tiny_bundle), difficulties="easy", output=str(output), **sizes)
+    names = ["easy", "hard"]
+    phantom_ladder(str(tmp_path / "data"), bundle=str(tiny_bundle), difficulties=names, output=str(output), **sizes)
     figures = json.loads(output.read_text())
-    assert set(figures["easy"]) == {"upper bound", "model"}
-    assert all(0 <= row["f1"] <= 1 for row in figures["easy"].values())
+    assert list(figures) == names
+    for rows in figures.values():
+        assert set(rows) == {"upper bound", "model"}
+        assert all(0 <= row["f1"] <= 1 for row in rows.values())

@@ -72,10 +72,10 @@ def test_true_answers_score_one_and_swapped_ones_do_not(cases: list[dict]) -> No
         assert row["accuracy"] == row["both"] == perfect
         assert row["exchanged accuracy"]["value"] == row["exchanged both"]["value"] == 0
     assert scores["sides"]["all"]["count"] == sum(scores["sides"][kind]["count"] for kind in SIDE_NAMES)
-    assert sorted(scores["records"]) == ["location", "presence", "size"]
+    assert sorted(scores["records"]) == ["location", "presence", "side", "size"]
     for row in scores["records"].values():
         assert row["accuracy"] == perfect and row["majority"]["accuracy"] < 1
-    assert scores["records"]["presence"]["balanced"] == perfect
+    assert scores["records"]["presence"]["balanced"] == scores["records"]["side"]["balanced"] == perfect
     assert f"| the region's own question {'| 1.000 (1.000–1.000) ' * 3}|" in to_markdown(scores)
 
 
@@ -108,9 +108,9 @@ def test_left_and_right_mixed_up(cases: list[dict]) -> None:
 
 def test_is_about() -> None:
     assert is_about("A 35 mm nodule is seen in the right upper lobe.", "Lungs")
-    assert is_about("The heart is enlarged. Normal aorta.", "Heart and vessels")
-    assert not is_about("The heart is enlarged. Normal aorta.", "Lungs")
-    assert not is_about("Normal aorta. Both lungs are clear.", "Lungs")
+    assert is_about("The heart is enlarged. Normal aorta of 25 mm.", "Heart and vessels")
+    assert not is_about("The heart is enlarged. Normal aorta of 25 mm.", "Lungs")
+    assert not is_about("Normal aorta of 25 mm. Both lungs are clear.", "Lungs")
     assert not is_about("Nodule.", "Lungs")
     assert not is_about("", "Lungs")
 

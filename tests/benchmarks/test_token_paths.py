@@ -14,26 +14,30 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from token_paths import VARIANTS, token_paths
 
+from monai_u2.exceptions import InputError
 
-def test_every_variant_is_trained_and_measured(tiny_bundle: Path, tmp_path: Path) -> None:
+
+def test_every_variant_is_trained_and_measured(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "token_paths.json"
-    token_paths(
-        str(tiny_bundle / "models" / "vision.pt"),
-        bundle=str(tiny_bundle),
-        dataset_dir=str(tmp_path / "phantoms"),
-        seeds=1,
-        steps=2,
-        num_train=4,
-        num_validation=3,
-        batch_size=2,
-        output=str(output),
-    )
-    rows = {row["variant"]: row for row in json.loads(output.read_text())}
+    small = {"seeds": 1, "steps": 2, "num_train": 4, "num_validation": 3, "batch_size": 2}
+    small |= {"bundle": str(tiny_bundle), "dataset_dir": str(tmp_path / "phantoms"), "output": str(output)}
+    token_paths(str(tiny_bundle / "models" / "vision.pt"), **small)
+    rows = {row["variant"]: row for row in json.loads(output.read_text())["runs"]}
     assert list(rows) == list(VARIANTS)
     for row in rows.values():
         assert len(row["losses"]) == 2 and row["losses"][0] > 0 and 0 <= row["f1"] <= 1
     # the same cases, the same order and the same seed: what differs is the path
     assert len({row["losses"][0] for row in rows.values()}) == len(rows)
     assert rows["default, images zeroed"]["distinct"] == 1
+
+    capsys.readouterr()
+    token_paths(str(tiny_bundle / "models" / "vision.pt"), **small)
+    table = capsys.readouterr().out
+    assert "seed 0: F1" not in table and "| query resampler |" in table  # nothing is run again
+    with pytest.raises(InputError, match="'steps': 2.*'steps': 3"):
+        token_paths(str(tiny_bundle / "models" / "vision.pt"), **{**small, "steps": 3})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monai.bundle import ConfigWorkflow, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 SHARED = (
     "spacing",
@@ -108,7 +108,7 @@ def test_json_is_indented_by_four(bundle: Path, path: str) -> None:
 )
 def test_properties_are_all_there(bundle: Path, name: str, workflow_type: str, tmp_path: Path) -> None:
     small = (
-        {"phantom#num_train": 2, "phantom#num_validation": 1, "phantom#questions_per_case": 12, "batch_size": 2}
+        {"phantom#num_train": 2, "phantom#num_validation": 1, "phantom#questions_per_case": 20, "batch_size": 2}
         if workflow_type == "train"
         else {}
     )
@@ -123,6 +123,18 @@ def test_properties_are_all_there(bundle: Path, name: str, workflow_type: str, t
     )
     workflow.initialize()
     assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_image_blind_training_sees_zeros(bundle: Path, tmp_path: Path, blind: bool) -> None:
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "sft.json")
+    small = {"num_train": 2, "num_validation": 1, "questions_per_case": 20, "num_workers": 0}
+    overrides = {"bundle_root": str(bundle), "dataset_dir": str(tmp_path), "batch_size": 2, "image_blind": blind}
+    parser.update({**overrides, **{f"phantom#{key}": value for key, value in small.items()}})
+    for split in ("train", "validate"):
+        image = parser.get_parsed_content(f"{split}#dataset")[0]["image"]
+        assert bool((image == 0).all()) is blind, split
 
 
 def test_network_takes_and_gives_what_the_metadata_say(bundle: Path) -> None:

@@ -77,7 +77,7 @@ def test_all_48_orientations_give_the_same_tokens_and_report(parser: ConfigParse
 
 
 def test_left_and_right_are_not_mixed_up(parser: ConfigParser, tmp_path: Path) -> None:
-    """A mirrored patient has the effusion on the other side, for the vision tower and for the selected tokens."""
+    """A mirrored patient has the effusion on the other side, for the vision tower and for the image tokens."""
     number = next(
         number
         for number in range(200_000, 200_200)
@@ -92,10 +92,12 @@ def test_left_and_right_are_not_mixed_up(parser: ConfigParser, tmp_path: Path) -
     right, left = (labels.index(f"pleural effusion, {side}") for side in ("right", "left"))
     with torch.no_grad():
         for name, here, there in (("a.nii", right, left), ("b.nii", left, right)):
-            slabs = preprocessing({"image": str(tmp_path / name), "question": QUESTION})["image"]
-            encoded = network.model.encode_image(slabs[None])
-            for logits in (encoded.finding_logits[0].flatten(0, 1).amax(0), encoded.selected_finding_logits[0].amax(0)):
-                assert logits[here] > logits[there]
+            case = preprocessing({"image": str(tmp_path / name), "question": QUESTION})
+            batch = collate_reports([{key: case[key] for key in ("image", "input_ids", "question_ids")}])
+            slabs, _, _, arguments = PrepareReportBatch()(batch, "cpu")
+            output = network(slabs, **arguments)
+            for logits in (output.finding_logits[0].flatten(0, 1), output.image_token_finding_logits[0]):
+                assert logits.amax(0)[here] > logits.amax(0)[there]
 
 
 def report(*arguments: str) -> subprocess.CompletedProcess[str]:

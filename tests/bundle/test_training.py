@@ -25,7 +25,7 @@ import torch
 SMALL = {
     "phantom#num_train": 4,
     "phantom#num_validation": 2,
-    "phantom#questions_per_case": 12,
+    "phantom#questions_per_case": 20,
     "batch_size": 2,
     "warmup_steps": 1,
     "val_interval": 2,

@@ -22,10 +22,11 @@ def test_splits_network_arguments_from_targets() -> None:
         "input_ids": torch.ones(1, 3),
         "labels": torch.ones(1, 3),
         "slab_mask": torch.ones(1, 2, dtype=torch.bool),
+        "image_index": torch.zeros(1, dtype=torch.long),
         "question": ["What?"],
     }
     image, targets, args, kwargs = PrepareReportBatch()(batch, device="cpu")
     assert image is batch["image"]
-    assert set(targets) == {"labels", "slab_mask"}
+    assert set(targets) == {"labels", "slab_mask", "image_index"}
     assert args == ()
-    assert set(kwargs) == {"input_ids", "slab_mask"}
+    assert set(kwargs) == {"input_ids", "slab_mask", "image_index"}

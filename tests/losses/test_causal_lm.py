@@ -42,11 +42,11 @@ def test_nothing_to_train_on_is_an_error() -> None:
         causal_lm_loss(torch.zeros(1, 3, 4), torch.full((1, 3), -100))
 
 
-def test_findings_are_added_over_patches_and_selected_tokens() -> None:
+def test_findings_are_added_over_patches_and_image_tokens() -> None:
     findings = FindingLoss(volume_weight=0.5)
-    patches, selected = torch.zeros(1, 2, 1, 2), torch.full((1, 3, 2), 2.0)
+    patches, tokens = torch.zeros(1, 2, 1, 2), torch.full((1, 3, 2), 2.0)
     targets = {**LABELS, "findings": torch.tensor([[1.0, 1.0]])}
-    loss = ReportLoss(findings)(output(finding_logits=patches, selected_finding_logits=selected), targets)
+    loss = ReportLoss(findings)(output(finding_logits=patches, image_token_finding_logits=tokens), targets)
     expected = math.log(4) + 0.5 * (math.log(2) + math.log1p(math.exp(-2.0)))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 

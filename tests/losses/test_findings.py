@@ -24,16 +24,28 @@ MASK = {"slab_mask": torch.tensor([[True, False]])}
 def test_volume_term_by_hand() -> None:
     """Over patches: the largest logit of finding 0 is 0 (ln 2), that of finding 1 is 2; the padded slab doesn't count.
 
-    Over selected tokens: 1 and -1, both right.
+    Over image tokens: 1 and -1, both right.
     """
     patches = torch.tensor([[[[-1.0, 2.0], [0.0, -3.0]], [[9.0, 9.0], [9.0, 9.0]]]])
-    selected = torch.tensor([[[1.0, -1.0], [0.5, -4.0]]])
+    tokens = torch.tensor([[[1.0, -1.0], [0.5, -4.0]]])
     targets = {**MASK, "findings": torch.tensor([[1.0, 0.0]])}
     of_patches = (math.log(2) + math.log1p(math.exp(2.0))) / 2
-    of_selected = math.log1p(math.exp(-1.0))
+    of_tokens = math.log1p(math.exp(-1.0))
     loss = FindingLoss(volume_weight=1.0)
     assert loss(patches, targets).item() == pytest.approx(of_patches, rel=1e-5)
-    assert loss(patches, targets, selected).item() == pytest.approx(of_patches + of_selected, rel=1e-5)
+    assert loss(patches, targets, tokens).item() == pytest.approx(of_patches + of_tokens, rel=1e-5)
+
+
+def test_each_question_has_the_findings_of_its_volume() -> None:
+    """Two volumes, three questions: 0 and 2 about volume 1, which has the finding; question 1 about volume 0."""
+    targets = {
+        "slab_mask": torch.ones(2, 1, dtype=torch.bool),
+        "findings": torch.tensor([[0.0], [1.0]]),
+        "image_index": torch.tensor([1, 0, 1]),
+    }
+    patches, tokens = torch.zeros(2, 1, 1, 1), torch.tensor([[[3.0]], [[-3.0]], [[3.0]]])
+    loss = FindingLoss(volume_weight=1.0)(patches, targets, tokens)
+    assert loss.item() == pytest.approx(math.log(2) + math.log1p(math.exp(-3.0)), rel=1e-5)
 
 
 def test_patch_term_by_hand() -> None:

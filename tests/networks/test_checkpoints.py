@@ -34,7 +34,7 @@ def test_pretrained_tower_and_head_are_taken(tiny_u2llm: U2LLM, tmp_path: Path) 
     assert load_vision_checkpoint(tiny_u2llm, tmp_path / "vision.pt") is tiny_u2llm
     assert all(bool((p == 0.5).all()) for p in tiny_u2llm.model.vision_tower.parameters())
     assert all(bool((p == 0.5).all()) for p in tiny_u2llm.model.finding_head.parameters())
-    assert not bool((tiny_u2llm.model.selected_finding_head.classifier.weight == 0.5).any())
+    assert not bool((tiny_u2llm.model.image_token_finding_head.classifier.weight == 0.5).any())
 
 
 def test_m3d_clip_keys_are_taken(tiny_u2llm: U2LLM, tmp_path: Path) -> None:

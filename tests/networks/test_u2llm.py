@@ -76,6 +76,7 @@ def test_several_questions_about_one_image_equal_single_ones(tiny_u2llm: U2LLM, 
     together = tiny_u2llm(**batch)
     assert together.logits.shape == (3, 10, 100)
     assert together.finding_logits.shape == (2, 3, 32, 5)
+    assert together.image_token_finding_logits.shape == (3, 4, 5)
     for row, image in enumerate(batch["image_index"]):
         slabs = batch["slab_mask"][image]
         alone = tiny_u2llm(
@@ -83,7 +84,8 @@ def test_several_questions_about_one_image_equal_single_ones(tiny_u2llm: U2LLM, 
             input_ids=batch["input_ids"][row : row + 1],
             question_ids=batch["question_ids"][row : row + 1],
         )
-        torch.testing.assert_close(together.logits[row : row + 1], alone.logits, rtol=1e-4, atol=1e-5)
+        for key in ("logits", "image_token_finding_logits"):
+            torch.testing.assert_close(together[key][row : row + 1], alone[key], rtol=1e-4, atol=1e-5)
 
 
 def test_empty_slabs_are_not_computed(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
@@ -153,7 +155,7 @@ def test_initialization_from_meta_device_is_finite(tiny_u2llm: U2LLM, tmp_path: 
 
 def test_every_parameter_gets_a_gradient(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
     output = tiny_u2llm.train()(**batch)
-    sum(o.square().mean() for o in (output.logits, output.finding_logits, output.selected_finding_logits)).backward()
+    sum(o.square().mean() for o in (output.logits, output.finding_logits, output.image_token_finding_logits)).backward()
     assert [name for name, parameter in tiny_u2llm.named_parameters() if parameter.grad is None] == []
 
 
@@ -191,7 +193,7 @@ def test_each_tokenizer_type_works_and_reloads(
     assert loaded.config.u2_tokenizer == TOKENIZER_OPTIONS[tokenizer]
     torch.testing.assert_close(loaded.eval()(**batch).logits, output.logits)
     output = model.train()(**batch)
-    sum(o.square().mean() for o in (output.logits, output.finding_logits, output.selected_finding_logits)).backward()
+    sum(o.square().mean() for o in (output.logits, output.finding_logits, output.image_token_finding_logits)).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
@@ -230,6 +232,20 @@ def test_finding_tokens_show_the_finding_logits_of_their_volume(
     assert ((others - tokens).abs().amax(dim=2) > 1e-3).tolist() == [[False] * 6, [False] * 6, [True] * 2 + [False] * 4]
     with pytest.raises(ValueError, match="needs volume_finding_logits"):
         model.guide_image(encoded.selected, found_batch["question_ids"], None, index)
+
+
+def test_finding_tokens_are_told_no_findings(found_u2llm: U2LLM, found_batch: dict[str, torch.Tensor]) -> None:
+    """The heads' logits are those of the image tokens after them."""
+    model = found_u2llm.model
+    encoded = model.encode_image(found_batch["image"], found_batch["slab_mask"])
+    arguments = (found_batch["question_ids"], None, found_batch["image_index"], encoded.volume_finding_logits)
+    tokens = model.guide_image(encoded.selected, *arguments)
+    logits = found_u2llm(**found_batch).image_token_finding_logits
+    assert logits.shape == (3, 4, 5)
+    torch.testing.assert_close(logits, model.image_token_finding_head(tokens[:, 2:]))
+    without = varied(found_u2llm, num_findings=0, num_finding_tokens=0)
+    found_batch["input_ids"][:, 2:4] = 7
+    assert without(**found_batch).image_token_finding_logits is None
 
 
 def test_language_model_cannot_bend_the_findings(found_u2llm: U2LLM, found_batch: dict[str, torch.Tensor]) -> None:

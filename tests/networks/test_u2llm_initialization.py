@@ -17,7 +17,7 @@ from monai_u2.networks import U2LLM
 
 
 def test_finding_heads_start_from_a_probability_of_one_percent(tiny_u2llm: U2LLM) -> None:
-    for head in (tiny_u2llm.model.finding_head, tiny_u2llm.model.selected_finding_head):
+    for head in (tiny_u2llm.model.finding_head, tiny_u2llm.model.image_token_finding_head):
         torch.testing.assert_close(head.classifier.bias.sigmoid(), torch.full((5,), 0.01))
 
 
