@@ -24,15 +24,18 @@ from monai.bundle import ConfigParser
 
 from monai_u2.data import collate_reports
 from monai_u2.data.phantom import FINDING_LABELS
+from monai_u2.data.records import write_text_atomically
 from monai_u2.engines import PrepareReportBatch
 
 
-def load_bundle(bundle: str | Path, device: str = "cpu") -> ConfigParser:
-    """The bundle's inference configuration with its trained network, in evaluation mode."""
+def load_bundle(bundle: str | Path, device: str = "cpu", checkpoint: str | Path | None = None) -> ConfigParser:
+    """The bundle's inference configuration with its trained network (or another checkpoint), in evaluation mode."""
     root = Path(bundle).resolve()
     parser = ConfigParser()
     parser.read_config(root / "configs" / "inference.json")
     parser.update({"bundle_root": str(root), "device": device})
+    if checkpoint is not None:
+        parser["checkpoint"] = str(checkpoint)
     state = torch.load(parser.get_parsed_content("checkpoint"), weights_only=True, map_location=device)
     network = parser.get_parsed_content("network")
     network.load_state_dict(state)
@@ -85,8 +88,8 @@ def show(number: dict[str, float], digits: int = 3) -> str:
     return f"{number['value']:.{digits}f} ({number['low']:.{digits}f}–{number['high']:.{digits}f})"
 
 
-def write_figures(output: str | Path | None, figures: dict[str, Any]) -> None:
+def write_figures(output: str | Path | None, figures: dict[str, Any], indent: int | None = 4) -> None:
     """Write a benchmark's figures as JSON, where a file is asked for; its folder is made where needed."""
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(json.dumps(figures, indent=4))
+        write_text_atomically(Path(output), json.dumps(figures, indent=indent) + "\n")

@@ -11,11 +11,13 @@
 
 """Does the model read the image? Finding F1 of its reports beside image-blind controls, with 95 % intervals.
 
-Controls, on the same cases: the images shuffled between cases, the images set to zero, and the most frequent report
-of the references for each case. A model that reads the image stands apart from all of them::
+Controls, on the same cases: the images shuffled between cases, the images set to zero, a model that was trained with
+images set to zero (its checkpoint given), and the most frequent report of the references for each case. A model that
+reads the image stands apart from all of them::
 
     monai-u2 phantom runs/phantoms --test 300
-    python benchmarks/image_controls.py runs/phantoms/test.jsonl --output runs/image_controls.json
+    python -m monai.bundle run training --config_file configs/sft.json --image_blind True --ckpt_dir runs/blind
+    python benchmarks/image_controls.py runs/phantoms/test.jsonl --blind_checkpoint runs/blind/model.pt
 """
 
 from __future__ import annotations
@@ -69,7 +71,12 @@ def best_constant(truth: np.ndarray) -> np.ndarray:
 
 
 def image_controls(
-    records: str, bundle: str = "bundles/u2llm", output: str | None = None, device: str = "cpu", batch_size: int = 16
+    records: str,
+    bundle: str = "bundles/u2llm",
+    output: str | None = None,
+    device: str = "cpu",
+    batch_size: int = 16,
+    blind_checkpoint: str | None = None,
 ) -> None:
     """Print the table of a bundle's model on the whole-report records of a file.
 
@@ -79,6 +86,7 @@ def image_controls(
         output: JSON file for the table, the table per finding, and the reports.
         device: where the model runs.
         batch_size: cases at a time.
+        blind_checkpoint: `model.pt` of a training with images set to zero.
     """
     logging.disable(logging.WARNING)
     parser = load_bundle(bundle, device)
@@ -93,8 +101,11 @@ def image_controls(
         "model": list(generate(parser, cases, batch_size, "model")),
         "images shuffled": list(generate(parser, shuffled, batch_size, "images shuffled")),
         "images zeroed": list(generate(parser, zeroed, batch_size, "images zeroed")),
-        "most frequent report": [frequent] * len(chosen),
     }
+    if blind_checkpoint is not None:
+        blind = load_bundle(bundle, device, blind_checkpoint)
+        reports["trained with images zeroed"] = list(generate(blind, zeroed, batch_size, "trained with images zeroed"))
+    reports["most frequent report"] = [frequent] * len(chosen)
 
     truth = findings_matrix([record["findings"] for record in chosen])
     predictions = {name: findings_matrix([parse_findings(text) for text in texts]) for name, texts in reports.items()}

@@ -62,7 +62,7 @@ def plot_learning_curves(results: str = "docs/results", output: str = "docs/imag
         finish(axes, "The shipped model, 64 validation phantoms", "epochs", "finding F1", target / "recipe.png")
     if (source / "token_paths.json").is_file():
         _, axes = plt.subplots(figsize=(8, 5))
-        rows = read(source / "token_paths.json")
+        rows = read(source / "token_paths.json")["runs"]
         for name in dict.fromkeys(row["variant"] for row in rows):
             losses = np.array([row["losses"] for row in rows if row["variant"] == name])
             width = max(1, losses.shape[1] // 30)

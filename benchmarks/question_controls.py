@@ -17,7 +17,7 @@ takes the answers to the questions about the six other regions instead. Sides: e
 for on the left and on the right; the control exchanges the two answers. Then the records' own questions, beside the
 most frequent answer::
 
-    monai-u2 phantom runs/phantoms --test 200
+    monai-u2 phantom runs/phantoms --test 200 --questions 12
     python benchmarks/question_controls.py runs/phantoms/test.jsonl --output runs/question_controls.json
 """
 
@@ -49,7 +49,7 @@ SIDE_NAMES = {
     "hydronephrosis": "hydronephrosis",
     "renal cyst": "a renal cyst",
 }
-RECORD_KINDS = ("presence", "location", "size")
+RECORD_KINDS = ("presence", "side", "location", "size")
 SEVERITIES = ("small", "moderate", "large", "mild", "severe")
 _PARAPHRASES_FROM = range(32)  # the paraphrase follows from the case's number
 
@@ -59,7 +59,7 @@ Answers = dict[str, str]
 
 @lru_cache(maxsize=1)
 def region_grammar() -> tuple[dict[str, set[str]], dict[str, str]]:
-    """Sentences of each region, sizes left at 20 mm, and the region of each finding label; from written reports."""
+    """Sentences of each region, sizes set to 20 mm, and the region of each finding label; from written reports."""
     sentences: dict[str, set[str]] = {region: set() for region in REGIONS}
     regions: dict[str, str] = {}
     patient = draw_case(0)
@@ -71,16 +71,20 @@ def region_grammar() -> tuple[dict[str, set[str]], dict[str, str]]:
                 for sentence in write_report(replace(patient, number=number, findings=(finding,))).sentences:
                     if sentence["region"] is None:
                         continue  # the impression
-                    sentences[sentence["region"]].add(sentence["text"])
+                    sentences[sentence["region"]].add(_with_size_20(sentence["text"]))
                     if sentence["findings"]:
                         regions[label] = sentence["region"]
     return sentences, regions
 
 
+def _with_size_20(text: str) -> str:
+    return re.sub(r"\d+ mm", "20 mm", text)
+
+
 def is_about(answer: str, region: str) -> bool:
     """Whether an answer consists of sentences of the grammar about this region."""
     known, _ = region_grammar()
-    parts = re.split(r"(?<=\.)\s+", re.sub(r"\d+ mm", "20 mm", answer.strip()))
+    parts = re.split(r"(?<=\.)\s+", _with_size_20(answer.strip()))
     return all(part in known[region] for part in parts)
 
 
@@ -194,7 +198,7 @@ def score_records(cases: Sequence[Case], answers: Sequence[Answers]) -> dict[str
 
     Returns:
         kind of question -> `count`, `accuracy` with interval, `majority` (accuracy of the most frequent answer of these
-        records) and, for presence with both answers, `balanced` (the mean of the recalls of yes and no) with interval.
+        records) and, for yes and no where both occur, `balanced` (the mean of the recalls of yes and no) with interval.
         Kinds without records are left out.
     """
     table: dict[str, dict[str, Any]] = {}
@@ -222,7 +226,7 @@ def score_records(cases: Sequence[Case], answers: Sequence[Answers]) -> dict[str
             "accuracy": case_bootstrap(ratio(hits, counts), len(cases)),
             "majority": {"answer": frequent, "accuracy": times / len(asked)},
         }
-        if kind == "presence" and polar_counts.any(axis=1).all():
+        if polar_counts.any(axis=1).all():
             recalls = [ratio(h, n) for h, n in zip(polar_hits, polar_counts)]
             table[kind]["balanced"] = case_bootstrap(
                 lambda draw, recalls=recalls: float(np.mean([recall(draw) for recall in recalls])), len(cases)

@@ -16,7 +16,8 @@ number of steps; what is compared is the finding F1 of the greedy reports on the
 
     python benchmarks/token_paths.py --vision bundles/u2llm/models/vision.pt --output docs/results/token_paths.json
 
-Beside the paths: finding logits as a prefix of the language model, and both with images zeroed.
+Beside the paths: finding logits as a prefix of the language model, and both with images zeroed. Each run takes minutes;
+runs that the output file has already, with the same settings, aren't repeated.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from __future__ import annotations
 import json
 import logging
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import fire
 import numpy as np
 import torch
+from bundle_model import write_figures
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from monai.utils import set_determinism
@@ -38,7 +41,9 @@ from tqdm import tqdm
 
 from monai_u2.data import collate_reports, group_by_image, load_records
 from monai_u2.data.phantom import FINDING_LABELS, generate_phantoms, parse_findings
+from monai_u2.data.phantom.dataset import PHANTOM_VERSION
 from monai_u2.engines import PrepareReportBatch
+from monai_u2.exceptions import InputError
 from monai_u2.losses import FindingLoss, ReportLoss
 from monai_u2.metrics import micro_f1
 
@@ -134,7 +139,7 @@ def train(
     steps: int,
     batch_size: int,
 ) -> list[float]:
-    """Train on the answers (and on the findings of the selected tokens); returns the loss of each step."""
+    """Train on the answers (and on the findings, at the image tokens); returns the loss of each step."""
     transforms = parser.get_parsed_content("train#preprocessing_transforms")
     first = next(i for i, step in enumerate(transforms) if type(step).__name__ == "RandSelectConversationsd")
     prompt = Compose(transforms[first:]).set_random_state(seed)
@@ -159,7 +164,7 @@ def train(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
+        losses.append(round(loss.item(), 4))
     return losses
 
 
@@ -179,6 +184,24 @@ def evaluate(
     predicted = np.array([[label in parse_findings(report) for label in FINDING_LABELS] for report in reports])
     reference = np.array([[label in case["findings"] for label in FINDING_LABELS] for case in cases])
     return {"f1": micro_f1(predicted, reference), "distinct": len(set(reports))}
+
+
+def finished_runs(output: str | None, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Runs in the output file.
+
+    Raises:
+        InputError: when they have other settings.
+    """
+    if output is None or not Path(output).is_file():
+        return []
+    figures = json.loads(Path(output).read_text())
+    held = figures.get("settings") if isinstance(figures, dict) else None
+    if held != settings:
+        raise InputError(
+            f"output {output} holds runs with the settings {held}; these are {settings}: choose another file, or "
+            "delete it"
+        )
+    return figures["runs"]
 
 
 def token_paths(
@@ -211,27 +234,33 @@ def token_paths(
         learning_rate: of all but the vision tower, which is frozen; that of sft.json by default.
         questions_per_image: questions about each.
         question_weights: their mixture; whole reports alone by default.
-        output: JSON file for the figures.
+        output: JSON file for the figures; runs that it has aren't repeated.
     """
     logging.getLogger("monai").setLevel(logging.ERROR)
     names = list(VARIANTS) if variants is None else [variants] if isinstance(variants, str) else list(variants)
     common = {"vision_checkpoint": vision, **({"dataset_dir": dataset_dir} if dataset_dir else {})}
     parser = configured(bundle, **common)
+    settings = {"steps": steps, "num_train": num_train, "num_validation": num_validation, "batch_size": batch_size}
+    settings |= {"learning_rate": learning_rate or parser["learning_rate"], "questions_per_image": questions_per_image}
+    settings |= {"question_weights": question_weights or {"report": 1.0}, "phantom_version": PHANTOM_VERSION}
+    settings |= {"network": parser["network_def#config"]}
+    settings |= {"vision_sha256": sha256(Path(vision).read_bytes()).hexdigest()}
+    rows = finished_runs(output, settings)
     root = parser.get_parsed_content("dataset_dir")
-    paths = generate_phantoms(root, num_train, num_validation, 0, questions_per_case=8)
+    paths = generate_phantoms(root, num_train, num_validation, 0, questions_per_case=12)
     training = group_by_image(load_records(paths["train"]))
     validation = [r for r in load_records(paths["validation"]) if r["kind"] == "report"]
     training, zeros = encode(parser, training, "training cases")
     validation, _ = encode(parser, validation, "validation cases")
-    rows: list[dict[str, Any]] = []
     for seed in range(seeds):
         for name in names:
+            if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
+                continue
             variant, begin = VARIANTS[name], time.time()
             set_determinism(seed)
             network, own = build(bundle, vision, variant)
-            own["learning_rate"] = learning_rate or own["learning_rate"]
-            own["questions_per_image"] = questions_per_image
-            own["question_weights"] = question_weights or {"report": 1.0}
+            for key in ("learning_rate", "questions_per_image", "question_weights"):
+                own[key] = settings[key]
             blank = zeros if variant.get("zeroed") else None
             losses = train(network, own, training, blank, seed, steps, batch_size)
             result = evaluate(network, own, validation, blank)
@@ -239,13 +268,11 @@ def token_paths(
             rows.append({"variant": name, "seed": seed, **result, "parameters": size, "losses": losses})
             print(f"{name}, seed {seed}: F1 {result['f1']:.3f}, {result['distinct']} distinct reports, ", end="")
             print(f"loss {np.mean(losses[-50:]):.3f}, {time.time() - begin:.0f} s", flush=True)
-            if output:
-                Path(output).parent.mkdir(parents=True, exist_ok=True)
-                Path(output).write_text(json.dumps(rows) + "\n")
+            write_figures(output, {"settings": settings, "runs": rows}, indent=None)
     print(f"\n{steps} steps of {batch_size} cases, {num_train} training and {len(validation)} validation cases\n")
     print("| token path | parameters | F1, mean | lowest | highest |\n|---|---|---|---|---|")
     for name in names:
-        scores = [row["f1"] for row in rows if row["variant"] == name]
+        scores = [row["f1"] for row in rows if row["variant"] == name and row["seed"] < seeds]
         size = next(row["parameters"] for row in rows if row["variant"] == name)
         print(f"| {name} | {size / 1e6:.2f} M | {np.mean(scores):.3f} | {min(scores):.3f} | {max(scores):.3f} |")
 
