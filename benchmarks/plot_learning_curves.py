@@ -70,6 +70,7 @@ def plot_learning_curves(results: str = "docs/results", output: str = "docs/imag
             steps = (np.arange(smooth.shape[1]) + 0.5) * width
             axes.plot(steps, smooth.mean(axis=0), label=name)
             axes.fill_between(steps, smooth.min(axis=0), smooth.max(axis=0), alpha=0.15)
+        axes.set_yscale("log")
         finish(axes, "Token paths at equal budget", "steps of 8", "training loss", target / "token_paths.png")
 
 
