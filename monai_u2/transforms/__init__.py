@@ -33,6 +33,7 @@ _NAMES: dict[str, str] = {
     "LoadCTd": "load",
     "ParseFindingsd": "findings",
     "RandSelectConversationsd": "text",
+    "RandSimulateThickSlicesd": "slabs",
     "ReportPrompt": "text",
     "ReportPromptd": "text",
     "SaveReport": "save_report",

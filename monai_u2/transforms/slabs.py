@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform, Resize
+from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform, Resize
 from monai.utils import convert_to_tensor, ensure_tuple_rep
 
 from monai_u2.exceptions import InputError
@@ -217,4 +217,48 @@ class CheckSameGeometryd(MapTransform):
                     f"mm; "
                     "expected a mask on the image's grid. Resample the mask to the image."
                 )
+        return d
+
+
+class RandSimulateThickSlicesd(RandomizableTransform, MapTransform):
+    """Make slices thicker: resample slabs along their depth to fewer slices and back, both linearly.
+
+    As :class:`monai.transforms.RandSimulateLowResolutiond`, but along the slices alone, as in scans with few, thick
+    slices; the first and the last slice stay where they are.
+
+    Args:
+        keys: keys of slabs `(T, D, H, W)`.
+        prob: probability of the change.
+        zoom_range: range of the factor on the number of slices D.
+        allow_missing_keys: don't raise where a key is missing.
+
+    Raises:
+        ValueError: when the factors don't lie above 0 and up to 1, in ascending order.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        prob: float = 0.1,
+        zoom_range: Sequence[float] = (0.4, 1.0),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        if len(zoom_range) != 2 or not 0 < zoom_range[0] <= zoom_range[1] <= 1:
+            raise ValueError(f"zoom_range {tuple(zoom_range)} must be two factors above 0 and up to 1, ascending.")
+        self.zoom_range = tuple(zoom_range)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        self.randomize(None)
+        zoom = self.R.uniform(*self.zoom_range)
+        if not self._do_transform:
+            return d
+        for key in self.key_iterator(d):
+            slabs = convert_to_tensor(d[key])
+            depth, *plane = slabs.shape[1:]
+            for size in (max(2, round(depth * zoom)), depth):
+                slabs = F.interpolate(slabs[None], (size, *plane), mode="trilinear", align_corners=True)[0]
+            d[key] = slabs
         return d

@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 
 from monai_u2.exceptions import InputError
-from monai_u2.transforms import CheckSameGeometryd, FitToSlabs, FitToSlabsd
+from monai_u2.transforms import CheckSameGeometryd, FitToSlabs, FitToSlabsd, RandSimulateThickSlicesd
 
 AFFINE = torch.tensor([[0.0, 0.0, -2.0, 90.0], [0.0, -2.0, 0.0, 80.0], [3.0, 0.0, 0.0, -70.0], [0, 0, 0, 1]])
 
@@ -114,3 +114,33 @@ def test_masks_must_lie_on_the_images_grid() -> None:
     moved = MetaTensor(image.as_tensor(), affine=AFFINE + torch.tensor([[0.0, 0, 0, 3], [0] * 4, [0] * 4, [0] * 4]))
     with pytest.raises(InputError, match="affines differ by up to 3 mm"):
         check({"image": image, "mask": moved})
+
+
+def test_thick_slices_are_blurred_along_the_depth_alone() -> None:
+    transform = RandSimulateThickSlicesd("image", prob=1.0, zoom_range=(0.5, 0.5))
+    slabs = torch.zeros(2, 16, 8, 8)
+    slabs[1, 8, 4, 4] = 1.0
+    thick = transform({"image": slabs})["image"]
+    assert thick.shape == slabs.shape and not thick[0].any()
+    assert torch.equal(thick[1].sum(dim=0) > 0, slabs[1].sum(dim=0) > 0)  # nothing moves in plane
+    profile = thick[1, :, 4, 4]
+    assert 0 < profile.max() < 1 and (profile > 0).sum() > 1
+    ramp = torch.arange(16.0)[None, :, None, None].expand(1, 16, 4, 4)
+    torch.testing.assert_close(transform({"image": ramp})["image"], ramp)  # nor along the depth
+
+
+def test_thick_slices_are_drawn_by_the_seed() -> None:
+    slabs = torch.rand(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    runs = []
+    for _ in range(2):
+        transform = RandSimulateThickSlicesd("image", prob=0.5).set_random_state(3)
+        runs.append(torch.stack([transform({"image": slabs})["image"] for _ in range(8)]))
+    assert torch.equal(*runs)
+    changed = (runs[0] != slabs).flatten(1).any(dim=1)
+    assert changed.any() and not changed.all()
+
+
+@pytest.mark.parametrize("zoom_range", [(0.0, 1.0), (0.5, 1.5), (0.9, 0.5), (0.5,)])
+def test_factors_of_thick_slices_are_checked(zoom_range: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="must be two factors above 0"):
+        RandSimulateThickSlicesd("image", zoom_range=zoom_range)
