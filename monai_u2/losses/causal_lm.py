@@ -24,7 +24,10 @@ from monai_u2.networks.u2llm import U2LLMOutput
 
 
 def causal_lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of each next token.
+    """Cross-entropy of the next token: mean over each answer, then over the answers.
+
+    A mean over all tokens would leave a yes or no a thousandth of what a whole report has, whatever the weights of the
+    mixture of questions.
 
     Args:
         logits: `(B, L, V)`.
@@ -39,7 +42,10 @@ def causal_lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     targets = labels[:, 1:]
     if not bool((targets != -100).any()):
         raise ValueError("no token of the batch is trained on: all labels are -100.")
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
+    # transposed: cross_entropy takes the classes as the second axis
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), targets, ignore_index=-100, reduction="none")
+    counts = (targets != -100).sum(dim=1)
+    return (losses.sum(dim=1) / counts.clamp(min=1)).sum() / (counts > 0).sum()
 
 
 class ReportLoss(nn.Module):

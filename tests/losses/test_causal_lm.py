@@ -37,6 +37,14 @@ def test_each_position_predicts_the_next_token() -> None:
     assert causal_lm_loss(logits, LABELS["labels"]).item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_short_and_long_answers_count_alike() -> None:
+    """Answers of one token (loss ln 4) and of three (loss 0); a row without answer doesn't count."""
+    logits = torch.zeros(3, 4, 4)
+    labels = torch.tensor([[-100, 1, -100, -100], [-100, 2, 2, 2], [-100] * 4])
+    logits[1, :, 2] = 50.0
+    assert causal_lm_loss(logits, labels).item() == pytest.approx(math.log(4) / 2)
+
+
 def test_nothing_to_train_on_is_an_error() -> None:
     with pytest.raises(ValueError, match="all labels are -100"):
         causal_lm_loss(torch.zeros(1, 3, 4), torch.full((1, 3), -100))
