@@ -26,8 +26,8 @@ from monai_u2.exceptions import InputError
 
 logger = logging.getLogger(__name__)
 
-# prefixes of the vision tower in M3D-CLIP and in models that were trained with it
-_TOWER_PREFIXES = ("vision_encoder.", "model.vision_tower.vision_tower.", "vision_tower.")
+# prefixes of the vision tower in M3D-CLIP and in our own models
+_TOWER_PREFIXES = ("vision_encoder.", "vision_tower.")
 _OTHER_PARTS = ("language_encoder.", "mm_vision_proj.", "mm_language_proj.", "logit_scale")
 _NAMED = 5  # keys that an error names
 
@@ -57,7 +57,7 @@ def load_vision_checkpoint(network: nn.Module, path: str | os.PathLike[str] | No
         parts = dict(content)
     else:
         parts = {"vision_tower": _tower_of_state_dict(content, path)}
-    unknown = sorted(set(parts) - {"vision_tower", "finding_head"})
+    unknown = sorted(map(str, set(parts) - {"vision_tower", "finding_head"}))
     if unknown:
         raise InputError(f"vision checkpoint {path}: unknown parts {unknown}; expected vision_tower and finding_head.")
     _load(model.vision_tower, parts["vision_tower"], path, "vision_tower")
@@ -77,15 +77,29 @@ def _read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
             f"vision checkpoint {path} can't be read ({type(error).__name__}); expected weights."
         ) from error
     if not isinstance(content, Mapping):
         raise InputError(f"vision checkpoint {path} holds a {type(content).__name__}; expected a dict of weights.")
+    _check_weights(content, path)
     return dict(content)
+
+
+def _check_weights(content: Mapping[str, Any], path: Path) -> None:
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            _check_weights(value, path)
+        elif not (isinstance(key, str) and isinstance(value, torch.Tensor)):
+            raise InputError(
+                f"vision checkpoint {path} holds a {type(value).__name__} as {key!r}; expected names and tensors."
+            )
+        elif value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InputError(f"vision checkpoint {path}: {key!r} has values that aren't finite.")
 
 
 def _tower_of_state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -65,6 +65,13 @@ def test_no_checkpoint_leaves_the_model_alone(tiny_u2llm: U2LLM) -> None:
             r"finding_head: other shapes: classifier.bias \(9,\), the model's is \(5,\)",
         ),
         (lambda parts: parts.update(decoder={}), r"unknown parts \['decoder'\]"),
+        (lambda parts: parts["vision_tower"].update(epoch=3), "holds a int as 'epoch'; expected names and tensors"),
+        (lambda parts: parts.update(finding_head=None), "holds a NoneType as 'finding_head'"),
+        (lambda parts: parts.update({7: torch.zeros(1)}), "holds a Tensor as 7; expected names"),
+        (
+            lambda parts: parts["vision_tower"]["cls_token"].fill_(float("nan")),
+            "'cls_token' has values that aren't finite",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(tiny_u2llm: U2LLM, tmp_path: Path, change: object, message: str) -> None:
