@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from phantom_ladder import SupervisedTower, best_thresholds, phantom_ladder
 
+from monai_u2.data import group_by_image, load_records
 from monai_u2.data.phantom import FINDING_LABELS
 from monai_u2.networks import U2LLM
 
@@ -42,6 +43,10 @@ def test_whole_ladder_runs(tiny_bundle: Path, tmp_path: Path) -> None:
     phantom_ladder(str(tmp_path / "data"), bundle=str(tiny_bundle), difficulties=names, output=str(output), **sizes)
     figures = json.loads(output.read_text())
     assert list(figures) == names
-    for rows in figures.values():
+    for name, rows in figures.items():
         assert set(rows) == {"upper bound", "model"}
-        assert all(0 <= row["f1"] <= 1 for row in rows.values())
+        test = load_records(tmp_path / "data" / name / "test.jsonl")
+        present = sum(len(case["findings"]) for case in group_by_image(test))
+        for row in rows.values():
+            assert row["findings"][-1]["finding"] == "all" and row["findings"][-1]["present"] == present
+            assert row["low"] <= row["f1"] <= row["high"]
