@@ -38,7 +38,7 @@ from monai.utils import convert_to_tensor, set_determinism
 from torch import nn
 from tqdm import tqdm
 
-from monai_u2.data import collate_reports, group_by_image, load_records
+from monai_u2.data import check_batch_size, collate_reports, group_by_image, load_records
 from monai_u2.data.phantom import DIFFICULTIES, FINDING_LABELS, generate_phantoms, parse_findings
 from monai_u2.losses import FindingLoss
 from monai_u2.metrics import bootstrap_interval, finding_table, micro_f1
@@ -181,6 +181,7 @@ def phantom_ladder(
         }
         set_determinism(0)
         network = SupervisedTower(training.get_parsed_content("network"))
+        check_batch_size(data["train"].data, batch_size)
         train(network, data["train"], steps, batch_size, seed=0)
         thresholds = best_thresholds(predict(network, data["validation"]), truth["validation"])
         bound = predict(network, data["test"]) > thresholds

@@ -21,6 +21,7 @@ _NAMES: dict[str, str] = {
     "check_batch_size": "mixture",
     "check_finding_labels": "mixture",
     "check_mixture": "mixture",
+    "check_training_cases": "mixture",
     "collate_reports": "collate",
     "generate_phantoms": "phantom.dataset",
     "group_by_image": "records",
@@ -32,6 +33,7 @@ _NAMES: dict[str, str] = {
     "presence_questions": "mixture",
     "read_series": "dicom",
     "train_text_tokenizer": "text_tokenizer",
+    "validation_reports": "mixture",
     "write_records": "records",
 }
 

@@ -144,6 +144,64 @@ def check_finding_labels(cases: Cases, labels: Sequence[str]) -> Cases:
     return cases
 
 
+def check_training_cases(
+    cases: Cases, labels: Sequence[str], weights: Mapping[str, float] | None, batch_size: int
+) -> Cases:
+    """Check all that a training needs of its cases before it starts.
+
+    Args:
+        cases: as :func:`~monai_u2.data.group_by_image` returns them.
+        labels: the finding labels.
+        weights: weight of each kind of question, see :func:`check_mixture`.
+        batch_size: cases in a batch.
+
+    Returns:
+        the cases, unchanged.
+
+    Raises:
+        InputError: as :func:`check_finding_labels`, :func:`check_mixture` and :func:`check_batch_size` do, and when
+            some cases have finding labels or a lesion mask and others don't.
+        ValueError: for weights that are no weights.
+    """
+    for key in ("findings", "lesion_mask"):
+        lacking = [case for case in cases if key not in case]
+        if lacking and len(lacking) < len(cases):
+            raise InputError(
+                f"{_file_name(lacking[0])} and {len(lacking) - 1} more of {len(cases)} cases have no {key!r}, the "
+                f"others do; a batch can't hold both. Give all cases {key!r} (of findings an empty list where there "
+                "are none), or drop it from all."
+            )
+    return check_batch_size(check_mixture(check_finding_labels(cases, labels), weights), batch_size)
+
+
+def validation_reports(records: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The records that a validation counts findings on: whole reports with finding labels.
+
+    Args:
+        records: as :func:`~monai_u2.data.load_records` returns them.
+        labels: the finding labels.
+
+    Returns:
+        the records of the kind "report".
+
+    Raises:
+        InputError: when there is none, one of them has no ``findings``, or a finding is not among the labels.
+    """
+    reports = [record for record in records if question_kind(record) == "report"]
+    if not reports:
+        raise InputError(
+            f"the validation data has no record of the kind 'report'; its kinds are: "
+            f"{_counted(Counter(map(question_kind, records)))}. Add whole reports to validation_records."
+        )
+    for record in reports:
+        if "findings" not in record:
+            raise InputError(
+                f"{_file_name(record)}: its report has no 'findings', by which a validation chooses the best model. "
+                "Give each report of validation_records its finding labels, an empty list where there are none."
+            )
+    return check_finding_labels(reports, labels)
+
+
 def presence_questions(
     labels: Sequence[str],
     findings: Sequence[str],

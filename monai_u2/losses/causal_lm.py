@@ -26,7 +26,7 @@ from monai_u2.networks.u2llm import U2LLMOutput
 def causal_lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the next token: mean over each answer, then over the answers.
 
-    A mean over all tokens would leave a yes or no a thousandth of what a whole report has, whatever the weights of the
+    A mean over all tokens would leave a yes or no a fiftieth of what a whole report has, whatever the weights of the
     mixture of questions.
 
     Args:

@@ -206,7 +206,7 @@ class RandSelectConversationsd(RandomizableTransform, MapTransform):
         return d
 
     def _draw_evenly(self, conversations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        fixed = [c for c in conversations if self.always is not None and c.get("kind") == self.always]
+        fixed = [c for c in conversations if self.always is not None and question_kind(c) == self.always]
         chosen = [fixed[self.R.randint(len(fixed))]] if fixed else []
         others = [c for c in conversations if not any(c is f for f in chosen)]
         missing = min(self.num_conversations - len(chosen), len(others))

@@ -21,8 +21,10 @@ from monai_u2.data import (
     check_batch_size,
     check_finding_labels,
     check_mixture,
+    check_training_cases,
     group_by_image,
     presence_questions,
+    validation_reports,
 )
 from monai_u2.data.mixture import drawn_kinds
 from monai_u2.exceptions import InputError
@@ -69,6 +71,41 @@ def test_case_of_which_nothing_can_be_drawn(cases: list[dict[str, Any]]) -> None
         "b.nii.gz: its records are of the kinds: region (1); expected at least one of report, presence, the kinds with "
         "a weight. Give one of its kinds a weight, or drop its records."
     )
+
+
+def test_all_checks_of_a_training(cases: list[dict[str, Any]]) -> None:
+    weights = {"report": 1.0, "region": 1.0}
+    assert check_training_cases(cases, LABELS, weights, 2) is cases
+    for arguments, message in (
+        ((LABELS[:1], weights, 2), "'Cardiomegaly' is not among"),
+        ((LABELS, {"size": 1.0}, 2), "no record of the kind 'size'"),
+        ((LABELS, weights, 3), "batch_size is 3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_training_cases(cases, *arguments)
+
+
+@pytest.mark.parametrize("key", ["findings", "lesion_mask"])
+def test_cases_with_and_without_targets_do_not_mix(cases: list[dict[str, Any]], key: str) -> None:
+    cases[0][key] = []
+    cases[1].pop(key, None)
+    with pytest.raises(InputError) as caught:
+        check_training_cases(cases, LABELS, None, 1)
+    assert str(caught.value).startswith(f"b.nii.gz and 0 more of 2 cases have no {key!r}, the others do; a batch")
+    cases[0].pop(key)
+    assert check_training_cases(cases, LABELS, None, 1) is cases
+
+
+def test_validation_takes_whole_reports_with_findings() -> None:
+    report = {"image": "private/a.nii.gz", "question": "1", "answer": "x", "findings": ["Cardiomegaly"]}
+    region = {**report, "kind": "region"}
+    assert validation_reports([report, region], LABELS) == [report]
+    with pytest.raises(InputError, match=r"no record of the kind 'report'; its kinds are: region \(1\)\."):
+        validation_reports([region], LABELS)
+    with pytest.raises(InputError, match=r"^a.nii.gz: its report has no 'findings'"):
+        validation_reports([{key: value for key, value in report.items() if key != "findings"}], LABELS)
+    with pytest.raises(InputError, match="'Cardiomegaly' is not among"):
+        validation_reports([report], LABELS[:1])
 
 
 def test_kinds_that_are_drawn() -> None:

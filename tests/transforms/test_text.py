@@ -92,6 +92,8 @@ def test_selection_is_seeded_and_keeps_the_report() -> None:
     select.set_random_state(seed=3)
     assert [select({"conversations": conversations})["question"] for _ in range(20)] == [d["question"] for d in drawn]
     assert len(select({"conversations": conversations[:1]})["question"]) == 1
+    without_kind = [{"question": c["question"], "answer": c["answer"]} for c in conversations[-1:]]
+    assert all("report?" in select({"conversations": conversations[:-1] + without_kind})["question"] for _ in range(9))
     reports = [{"question": f"q{i}", "answer": f"a{i}", "kind": "report"} for i in range(3)]
     assert sorted(select({"conversations": reports})["question"]) == ["q0", "q1", "q2"]
 
