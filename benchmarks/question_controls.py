@@ -13,7 +13,7 @@
 
 Regions: each case is asked about every region; an answer counts as right when the findings in it are the case's
 findings of that region, and as about the region when it is made of the grammar's sentences of that region. The control
-takes the answers to the questions about the six other regions instead. Sides: each finding on one side only is asked
+takes the answers to the questions about the other regions instead. Sides: each finding on one side only is asked
 for on the left and on the right; the control exchanges the two answers. Then the records' own questions, beside the
 most frequent answer::
 
@@ -51,7 +51,6 @@ SIDE_NAMES = {
 }
 RECORD_KINDS = ("presence", "side", "location", "size")
 SEVERITIES = ("small", "moderate", "large", "mild", "severe")
-_PARAPHRASES_FROM = range(32)  # the paraphrase follows from the case's number
 
 Case = dict[str, Any]
 Answers = dict[str, str]
@@ -67,13 +66,12 @@ def region_grammar() -> tuple[dict[str, set[str]], dict[str, str]]:
         kind, _, location = label.partition(", ")
         for severity in SEVERITIES:
             finding = PhantomFinding(label, kind, location or None, (0.0, 0.0, 0.0), 20.0, severity)
-            for number in _PARAPHRASES_FROM:
-                for sentence in write_report(replace(patient, number=number, findings=(finding,))).sentences:
-                    if sentence["region"] is None:
-                        continue  # the impression
-                    sentences[sentence["region"]].add(_with_size_20(sentence["text"]))
-                    if sentence["findings"]:
-                        regions[label] = sentence["region"]
+            for sentence in write_report(replace(patient, findings=(finding,))).sentences:
+                if sentence["region"] is None:
+                    continue  # the impression
+                sentences[sentence["region"]].add(_with_size_20(sentence["text"]))
+                if sentence["findings"]:
+                    regions[label] = sentence["region"]
     return sentences, regions
 
 

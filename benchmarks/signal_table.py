@@ -53,7 +53,7 @@ QUESTION = "What is seen in the {region}?"
 # options of the configuration that a token path knows; None for all of them
 OPTIONS: dict[str, tuple[str, ...] | None] = {
     "u2": None,
-    "paper": ("num_heads", "num_layers", "num_selected", "num_queries"),
+    "paper": ("num_heads", "num_selected", "num_queries"),  # four layers, as published
 }
 
 

@@ -39,7 +39,7 @@ from monai.utils import set_determinism
 from torch import nn
 from tqdm import tqdm
 
-from monai_u2.data import collate_reports, group_by_image, load_records
+from monai_u2.data import check_batch_size, collate_reports, group_by_image, load_records
 from monai_u2.data.phantom import FINDING_LABELS, generate_phantoms, parse_findings
 from monai_u2.data.phantom.dataset import PHANTOM_VERSION
 from monai_u2.engines import PrepareReportBatch
@@ -108,12 +108,7 @@ def build(bundle: str, vision: str, variant: dict[str, Any]) -> tuple[nn.Module,
     override = variant.get("tokenizer", {})
     kept = _KEPT_OPTIONS[override.get("type", "u2")]
     parser["network_def#config#u2_tokenizer"] = {key: options[key] for key in kept if key in options} | override
-    finding_tokens = variant.get("finding_tokens", 0)
-    parser["network_def#config#num_finding_tokens"] = finding_tokens
-    for split in ("train", "validate"):
-        steps = parser[f"{split}#preprocessing_transforms"]
-        index = next(i for i, step in enumerate(steps) if step["_target_"].endswith("ReportPromptd"))
-        parser[f"{split}#preprocessing_transforms#{index}#num_image_tokens"] = f"$@num_queries + {finding_tokens}"
+    parser["num_finding_tokens"] = variant.get("finding_tokens", 0)
     network = parser.get_parsed_content("network")
     network.model.vision_tower = PrecomputedTokens(network.model.vision_tower)
     return network, parser
@@ -248,7 +243,7 @@ def token_paths(
     rows = finished_runs(output, settings)
     root = parser.get_parsed_content("dataset_dir")
     paths = generate_phantoms(root, num_train, num_validation, 0, questions_per_case=12)
-    training = group_by_image(load_records(paths["train"]))
+    training = check_batch_size(group_by_image(load_records(paths["train"])), batch_size)
     validation = [r for r in load_records(paths["validation"]) if r["kind"] == "report"]
     training, zeros = encode(parser, training, "training cases")
     validation, _ = encode(parser, validation, "validation cases")

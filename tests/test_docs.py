@@ -63,6 +63,7 @@ def made_small(command: str) -> str | None:
         if script in command:
             return re.sub(r" --(num_\w+|steps|seeds) \d+", "", command) + " " + options
     if "sft.json" in command or "pretrain.json" in command or command.startswith("monai-u2 train"):
+        command = re.sub(r"--max_epochs (?:[4-9]|\d\d+)\b", "--max_epochs 1", command)
         command += " " + SMALL_TRAINING + ("" if "pretrain.json" in command else SHORT_REPORTS)
         if "--max_epochs" not in command:
             command += " --max_epochs 1"

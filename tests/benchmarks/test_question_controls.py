@@ -107,10 +107,10 @@ def test_left_and_right_mixed_up(cases: list[dict]) -> None:
 
 
 def test_is_about() -> None:
-    assert is_about("A 35 mm nodule is seen in the right upper lobe.", "Lungs")
-    assert is_about("The heart is enlarged. Normal aorta of 25 mm.", "Heart and vessels")
-    assert not is_about("The heart is enlarged. Normal aorta of 25 mm.", "Lungs")
-    assert not is_about("Normal aorta of 25 mm. Both lungs are clear.", "Lungs")
+    assert is_about("There is a 35 mm nodule in the right upper lobe.", "Lungs")
+    assert is_about("The heart is enlarged. The aorta is normal in caliber.", "Heart and vessels")
+    assert not is_about("The heart is enlarged. The aorta is normal in caliber.", "Lungs")
+    assert not is_about("The aorta is normal in caliber. The lungs are clear.", "Lungs")
     assert not is_about("Nodule.", "Lungs")
     assert not is_about("", "Lungs")
 

@@ -82,7 +82,7 @@ def test_configurations_differ_in_the_token_path_alone(bundle: Path) -> None:
     paths = {name: configure(bundle / "configs" / "sft.json", name) for name in ("u2", "paper")}
     options = {name: parser["network_def#config#u2_tokenizer"] for name, parser in paths.items()}
     assert options["u2"]["type"] == "u2" and options["paper"]["type"] == "paper"
-    assert options["paper"].keys() == {"type", "num_heads", "num_layers", "num_selected", "num_queries"}
+    assert options["paper"].keys() == {"type", "num_heads", "num_selected", "num_queries"}
     assert all(options["u2"][name] == value for name, value in options["paper"].items() if name != "type")
     for parser in paths.values():
         parser["network_def#config#u2_tokenizer"] = None

@@ -27,6 +27,7 @@ SHARED = (
     "max_slabs",
     "patch_size",
     "num_queries",
+    "num_finding_tokens",
     "max_length",
     "max_new_tokens",
     "finding_labels",
@@ -135,6 +136,26 @@ def test_image_blind_training_sees_zeros(bundle: Path, tmp_path: Path, blind: bo
     for split in ("train", "validate"):
         image = parser.get_parsed_content(f"{split}#dataset")[0]["image"]
         assert bool((image == 0).all()) is blind, split
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("sft.json", "train#preprocessing_transforms"),
+        ("sft.json", "validate#preprocessing_transforms"),
+        ("inference.json", "prompt_transforms"),
+    ],
+)
+def test_finding_tokens_have_their_places_in_the_prompt(bundle: Path, name: str, steps: str) -> None:
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / name)
+    parser.update({"bundle_root": str(bundle), "num_finding_tokens": 4})
+    assert parser.get_parsed_content("network_def#config").num_finding_tokens == 4
+    prompts = [i for i, step in enumerate(parser[steps]) if step["_target_"].endswith("ReportPromptd")]
+    prompt = parser.get_parsed_content(f"{steps}#{prompts[0]}")
+    ids = prompt({"question": "Is there a renal cyst?", "answer": "No."})["input_ids"][0]
+    placeholder = parser.get_parsed_content("text_tokenizer").convert_tokens_to_ids("<im_patch>")
+    assert (ids == placeholder).sum() == parser["num_queries"] + 4
 
 
 def test_network_takes_and_gives_what_the_metadata_say(bundle: Path) -> None:

@@ -152,9 +152,9 @@ def test_weights_that_are_none(weights: dict[str, float]) -> None:
 
 
 def test_decoding_drops_control_tokens(text_tokenizer: PreTrainedTokenizerBase) -> None:
-    words = text_tokenizer("The lungs are clear.\nNormal aorta.")["input_ids"]
+    words = text_tokenizer("The lungs are clear.\nThe aorta is normal in caliber.")["input_ids"]
     decode = DecodeReportd("pred", text_tokenizer)
     ended = decode({"pred": torch.tensor([*words, text_tokenizer.eos_token_id, 0, 0])})
-    assert ended["report"] == "The lungs are clear.\nNormal aorta."
+    assert ended["report"] == "The lungs are clear.\nThe aorta is normal in caliber."
     assert ended["report_whole"]
     assert not decode({"pred": torch.tensor(words)})["report_whole"]

@@ -30,7 +30,7 @@ from monai_u2.data.phantom.storage import case_name, is_written, write_cases
 from monai_u2.data.records import write_records, write_text_atomically
 from monai_u2.exceptions import InputError
 
-PHANTOM_VERSION = 2
+PHANTOM_VERSION = 3
 """Changes whenever a case's volume, report or truth changes: folders of another version are refused."""
 
 _CHUNK = 24  # cases that a worker takes at most, so that the start of its process costs little

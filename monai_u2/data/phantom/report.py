@@ -9,12 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The phantom's language: reports, and questions with short answers, from a small grammar with paraphrases.
+"""The phantom's language: reports, and questions with short answers, from a small grammar.
 
 A report has one line for each region, in a fixed order, and the impression::
 
     FINDINGS:
-    Lungs: A 20 mm nodule is seen in the right upper lobe.
+    Lungs: There is a 20 mm nodule in the right upper lobe.
     Pleura: No pleural effusion.
     ...
     IMPRESSION:
@@ -51,29 +51,18 @@ REPORT_QUESTIONS: tuple[str, ...] = (
 REGIONS: tuple[str, ...] = ("Lungs", "Pleura", "Heart and vessels", "Liver", "Spleen", "Kidneys", "Bones")
 
 # Region, finding kinds, and what is said when none of them is there; a region is read in this order.
-_PARTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("Lungs", ("lung nodule", "consolidation"), ("The lungs are clear.", "Both lungs are clear.")),
-    ("Pleura", ("pleural effusion",), ("No pleural effusion.", "There is no pleural effusion.")),
-    (
-        "Heart and vessels",
-        ("cardiomegaly",),
-        ("The heart is normal in size, {size} mm wide.", "Normal heart, {size} mm wide."),
-    ),
-    (
-        "Heart and vessels",
-        ("aortic aneurysm",),
-        ("The aorta is normal in caliber, {size} mm.", "Normal aorta of {size} mm."),
-    ),
-    (
-        "Liver",
-        ("hypodense liver lesion", "hyperdense liver lesion"),
-        ("The liver is unremarkable.", "No liver lesion is seen."),
-    ),
-    ("Spleen", ("splenomegaly",), ("The spleen is normal in size, {size} mm long.", "Normal spleen, {size} mm long.")),
-    ("Kidneys", ("kidney stone", "hydronephrosis", "renal cyst"), ("The kidneys are unremarkable.", "Normal kidneys.")),
-    ("Bones", ("vertebral fracture",), ("No fracture is seen.", "There is no vertebral fracture.")),
+_PARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("Lungs", ("lung nodule", "consolidation"), "The lungs are clear."),
+    ("Pleura", ("pleural effusion",), "No pleural effusion."),
+    ("Heart and vessels", ("cardiomegaly",), "The heart is normal in size."),
+    ("Heart and vessels", ("aortic aneurysm",), "The aorta is normal in caliber."),
+    ("Liver", ("hypodense liver lesion", "hyperdense liver lesion"), "The liver is unremarkable."),
+    ("Spleen", ("splenomegaly",), "The spleen is normal in size."),
+    ("Kidneys", ("kidney stone", "hydronephrosis", "renal cyst"), "The kidneys are unremarkable."),
+    ("Bones", ("vertebral fracture",), "No fracture is seen."),
 )
 
+# Which of two wordings is taken follows from the place.
 _SENTENCES: dict[str, tuple[str, ...]] = {
     "lung nodule": ("There is a {size} mm nodule in the {place}.", "A {size} mm nodule is seen in the {place}."),
     "consolidation": (
@@ -84,11 +73,8 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "There is a {severity} {place} pleural effusion.",
         "A {severity} pleural effusion is seen on the {place}.",
     ),
-    "cardiomegaly": ("The heart is enlarged.", "There is cardiomegaly."),
-    "aortic aneurysm": (
-        "There is a {size} mm aneurysm of the abdominal aorta.",
-        "The abdominal aorta is dilated to {size} mm.",
-    ),
+    "cardiomegaly": ("The heart is enlarged.",),
+    "aortic aneurysm": ("There is a {size} mm aneurysm of the abdominal aorta.",),
     "hypodense liver lesion": (
         "There is a {size} mm hypodense lesion in the {place} of the liver.",
         "A {size} mm hypodense lesion is seen in the {place} of the liver.",
@@ -97,7 +83,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "There is a {size} mm hyperdense lesion in the {place} of the liver.",
         "A {size} mm hyperdense lesion is seen in the {place} of the liver.",
     ),
-    "splenomegaly": ("The spleen is enlarged to {size} mm.", "There is splenomegaly of {size} mm."),
+    "splenomegaly": ("The spleen is enlarged to {size} mm.",),
     "kidney stone": (
         "There is a {size} mm stone in the {place} kidney.",
         "A {size} mm stone is seen in the {place} kidney.",
@@ -130,14 +116,15 @@ _IMPRESSIONS: dict[str, str] = {
     "renal cyst": "Cyst in the {place} kidney.",
     "vertebral fracture": "Vertebral fracture in the {place}.",
 }
-_NORMAL_IMPRESSIONS = ("Normal CT of the chest and abdomen.", "No abnormality of the chest and abdomen.")
+_NORMAL_IMPRESSION = "Normal CT of the chest and abdomen."
 
 _REGION_QUESTIONS = ("What is seen in the {region}?", "Describe the {region}.")
 _PRESENCE_QUESTIONS = ("Is there {name}?", "Does this CT show {name}?")
 _PLACE_PRESENCE_QUESTIONS = ("Is there {name} {where}?", "Does this CT show {name} {where}?")
 _PLACE_QUESTION = "Where is the {bare}?"
 _SIZE_QUESTION = "How large is the {bare}?"
-_ASKED_PRESENT = 0.56
+_ASKED_PRESENT = 0.66
+_ASKED_IN_A_PLACE = 0.6
 
 # Names with an article, as they stand in a question.
 _NAMES: dict[str, str] = {
@@ -175,21 +162,23 @@ class PhantomReport:
 
 
 def write_report(case: PhantomCase) -> PhantomReport:
-    """Write the report of a case; which paraphrases are taken follows from the case's number."""
-    draws = Draws([SEED, case.number, 2])
+    """Write the report of a case.
+
+    The same findings are always said in the same words: what differs between two reports can be seen in the images.
+    """
     sentences: list[dict[str, Any]] = []
     impression: list[dict[str, Any]] = []
     for region, kinds, normal in _PARTS:
         found = _findings_of(case, kinds)
         if not found:
-            text = draws.pick(normal).format(size=_normal_size(case, kinds[0]))
-            sentences.append(_sentence(text, "FINDINGS", region, []))
+            sentences.append(_sentence(normal, "FINDINGS", region, []))
         for index, finding in found:
-            text = _fill(draws.pick(_SENTENCES[finding.kind]), finding)
+            wordings = _SENTENCES[finding.kind]
+            text = _fill(wordings[FINDING_LABELS.index(finding.label) % len(wordings)], finding)
             sentences.append(_sentence(text, "FINDINGS", region, [index]))
             impression.append(_sentence(_fill(_IMPRESSIONS[finding.kind], finding), "IMPRESSION", None, [index]))
     if not impression:
-        impression.append(_sentence(draws.pick(_NORMAL_IMPRESSIONS), "IMPRESSION", None, []))
+        impression.append(_sentence(_NORMAL_IMPRESSION, "IMPRESSION", None, []))
     lines = [f"{region}: {_join(sentences, region)}" for region in REGIONS]
     text = "\n".join(["FINDINGS:", *lines, "IMPRESSION:", _join(impression, None)])
     return PhantomReport(text, sentences + impression)
@@ -198,8 +187,8 @@ def write_report(case: PhantomCase) -> PhantomReport:
 def ask_questions(case: PhantomCase, count: int) -> list[dict[str, str]]:
     """Return ``count`` questions with answers about regions and single findings of a case, no question twice.
 
-    Of the first questions whether something is there, asked of a patient with findings, about half are answered by yes;
-    of those about a place a third. The first questions stay the same when more are asked for.
+    Of the questions whether something is there, also in one place, asked of a patient with findings, about half are
+    answered by yes. The first questions stay the same when more are asked for.
 
     Returns:
         dicts of ``question``, ``answer`` and ``kind`` ("region", "presence", "side", "location" or "size").
@@ -255,10 +244,8 @@ def all_sentences() -> Iterator[tuple[str, list[str]]]:
             for pattern in (*_SENTENCES[kind], _IMPRESSIONS[kind]):
                 yield _fill(pattern, finding), [label]
     for _, _, normal in _PARTS:
-        for text in normal:
-            yield text.format(size=20), []
-    for text in _NORMAL_IMPRESSIONS:
-        yield text, []
+        yield normal, []
+    yield _NORMAL_IMPRESSION, []
 
 
 def _findings_of(case: PhantomCase, kinds: tuple[str, ...]) -> list[tuple[int, PhantomFinding]]:
@@ -282,25 +269,7 @@ def _fill(pattern: str, finding: PhantomFinding) -> str:
 
 def _rounded_size(finding: PhantomFinding) -> int | None:
     """Return the size rounded to 5 mm, as reports give it."""
-    return None if finding.size_mm is None else _nearest_five(finding.size_mm)
-
-
-def _normal_size(case: PhantomCase, kind: str) -> int | None:
-    """Return what a report measures where nothing is wrong, rounded to 5 mm.
-
-    Width of the heart, caliber of the abdominal aorta, length of the spleen; None for the other kinds.
-    """
-    anatomy = case.anatomy
-    sizes = {
-        "cardiomegaly": 2.0 * anatomy.heart.radii[0],
-        "aortic aneurysm": 2.0 * anatomy.abdominal_aorta[1],
-        "splenomegaly": 2.0 * anatomy.spleen.radii[2],
-    }
-    return _nearest_five(sizes[kind]) if kind in sizes else None
-
-
-def _nearest_five(size: float) -> int:
-    return max(5, int(size / 5.0 + 0.5) * 5)
+    return None if finding.size_mm is None else max(5, int(finding.size_mm / 5.0 + 0.5) * 5)
 
 
 def _where(location: str) -> str:
@@ -314,10 +283,9 @@ def _ask_finding(case: PhantomCase, draws: Draws) -> list[tuple[str, str, str]]:
     absent = [kind for kind in FINDING_KINDS if kind not in present]
     if present and draws.chance(0.35):
         return [_ask_detail(case, draws.pick(present), draws)]
-    # More than a half: a finding that is there is also asked for in a place where it isn't.
     kind = draws.pick(present) if present and draws.chance(_ASKED_PRESENT) else draws.pick(absent)
     locations = finding_locations(kind)
-    if locations and draws.chance(0.35):
+    if locations and draws.chance(_ASKED_IN_A_PLACE if kind in present else _ASKED_IN_A_PLACE / 4):
         return _ask_place(case, kind, locations, draws)
     question = draws.pick(_PRESENCE_QUESTIONS).format(name=_NAMES[kind])
     if kind not in present:

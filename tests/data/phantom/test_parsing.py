@@ -58,7 +58,7 @@ def test_findings_section_counts_where_there_is_one() -> None:
     text = "Left kidney stone. Findings:\nPleura: effusion on the right.\nImpression:\nSplenomegaly."
     assert parse_findings(text) == ["pleural effusion, right"]
     assert parse_findings("IMPRESSION:\nSplenomegaly.") == ["splenomegaly"]
-    assert parse_findings("FINDINGS:\nSpleen: There is splenomegaly of 150 mm.\nKidneys: There is a 10 mm sto") == [
+    assert parse_findings("FINDINGS:\nSpleen: The spleen is enlarged to 150 mm.\nKidneys: There is a 10 mm sto") == [
         "splenomegaly"
     ]
 

@@ -67,26 +67,14 @@ def test_sizes_are_rounded_to_5_mm(cases: list[PhantomCase]) -> None:
             assert stated % 5 == 0 and abs(stated - finding.size_mm) <= 2.51, sentence
 
 
-def test_normal_organs_are_measured(cases: list[PhantomCase]) -> None:
-    measured = set()
-    for case in cases[:50]:
-        anatomy, text = case.anatomy, write_report(case).text
-        for kind, pattern, size in (
-            ("cardiomegaly", r"(\d+) mm wide", 2 * anatomy.heart.radii[0]),
-            ("aortic aneurysm", r"aorta (?:of|is normal in caliber,) (\d+) mm", 2 * anatomy.abdominal_aorta[1]),
-            ("splenomegaly", r"(\d+) mm long", 2 * anatomy.spleen.radii[2]),
-        ):
-            found = re.search(pattern, text)
-            assert (found is None) == (kind in case.labels), text
-            if found:
-                assert int(found[1]) % 5 == 0 and abs(int(found[1]) - size) <= 2.51, text
-                measured.add((kind, found[1]))
-    assert len(measured) > 10
-
-
-def test_healthy_patients_differ_in_their_reports(cases: list[PhantomCase]) -> None:
-    texts = [re.sub(r"[^\d ]", "", write_report(case).text).split() for case in cases if not case.findings]
-    assert len({tuple(sizes) for sizes in texts}) > len(texts) / 2 > 5
+def test_same_findings_are_said_in_the_same_words(cases: list[PhantomCase]) -> None:
+    """So that what differs between two reports can be seen."""
+    said: dict[tuple, set[str]] = {}
+    for case in cases:
+        content = sorted((f.label, f.severity, f.size_mm and int(f.size_mm / 5 + 0.5)) for f in case.findings)
+        said.setdefault(tuple(content), set()).add(write_report(case).text)
+    assert all(len(texts) == 1 for texts in said.values())
+    assert len(set.union(*said.values())) > 0.6 * len(cases)
 
 
 def test_vocabulary_is_small_and_reports_are_short(cases: list[PhantomCase]) -> None:
@@ -120,12 +108,12 @@ def test_questions_of_a_case() -> None:
     expected = [
         ("Where is the hypodense liver lesion?", "Right lobe.", "location"),
         ("Describe the bones.", "No fracture is seen.", "region"),
-        ("Is there a kidney stone on the left?", "No.", "side"),
+        ("Is there a hypodense liver lesion in the left lobe?", "No.", "side"),
+        ("Is there a hypodense liver lesion in the right lobe?", "Yes.", "side"),
         ("What is seen in the pleura?", "No pleural effusion.", "region"),
-        ("What is seen in the lungs?", "There is a 25 mm nodule in the right middle lobe.", "region"),
-        ("Is there a lung nodule in the right middle lobe?", "Yes.", "side"),
-        ("Is there a lung nodule in the left lower lobe?", "No.", "side"),
-        ("Does this CT show a hypodense liver lesion?", "Yes, in the right lobe.", "presence"),
+        ("Describe the pleura.", "No pleural effusion.", "region"),
+        ("Does this CT show a lung nodule?", "Yes, in the right middle lobe.", "presence"),
+        ("Is there splenomegaly?", "No.", "presence"),
     ]
     entries = ask_questions(draw_case(17), 8)
     assert [(entry["question"], entry["answer"], entry["kind"]) for entry in entries] == expected
@@ -161,13 +149,14 @@ def check_answer(case: PhantomCase, question: str, answer: str) -> None:
             assert all(label.partition(", ")[2] in answer for label in there)
 
 
-def test_presence_questions_are_balanced(cases: list[PhantomCase]) -> None:
+@pytest.mark.parametrize("kind", ["presence", "side"])
+def test_yes_and_no_are_balanced(cases: list[PhantomCase], kind: str) -> None:
     answers = [
         entry["answer"].startswith("Yes")
         for case in cases
         if case.findings
-        for entry in ask_questions(case, 4)
-        if entry["question"].startswith(("Is", "Does"))
+        for entry in ask_questions(case, 12)
+        if entry["kind"] == kind
     ]
     assert 0.43 < sum(answers) / len(answers) < 0.57
 
