@@ -68,13 +68,13 @@ def drawn_kinds(weights: Mapping[str, float]) -> dict[str, float]:
     return drawn
 
 
-def check_mixture(cases: Cases, weights: Mapping[str, float] | None) -> Cases:
+def check_mixture(cases: Cases, weights: Mapping[str, float]) -> Cases:
     """Check that the data has what the mixture of questions draws from.
 
     Args:
         cases: as :func:`~monai_u2.data.group_by_image` returns them.
         weights: weight of each kind of question, as
-            :class:`~monai_u2.transforms.RandSelectConversationsd` takes them; None checks nothing.
+            :class:`~monai_u2.transforms.RandSelectConversationsd` takes them.
 
     Returns:
         the cases, unchanged.
@@ -83,8 +83,6 @@ def check_mixture(cases: Cases, weights: Mapping[str, float] | None) -> Cases:
         InputError: when a kind with a weight has no record at all, or a case has no record of a kind with a weight.
         ValueError: for weights that are no weights.
     """
-    if weights is None:
-        return cases
     drawn = drawn_kinds(weights)
     of_cases = [Counter(question_kind(conversation) for conversation in case["conversations"]) for case in cases]
     counts = sum(of_cases, Counter())
@@ -144,9 +142,7 @@ def check_finding_labels(cases: Cases, labels: Sequence[str]) -> Cases:
     return cases
 
 
-def check_training_cases(
-    cases: Cases, labels: Sequence[str], weights: Mapping[str, float] | None, batch_size: int
-) -> Cases:
+def check_training_cases(cases: Cases, labels: Sequence[str], weights: Mapping[str, float], batch_size: int) -> Cases:
     """Check all that a training needs of its cases before it starts.
 
     Args:

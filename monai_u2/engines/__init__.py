@@ -16,6 +16,7 @@ from monai_u2._lazy import lazy_attributes
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
     "PrepareReportBatch": "prepare_batch",
+    "check_switches": "settings",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

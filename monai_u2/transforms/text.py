@@ -150,20 +150,16 @@ class ReportPromptd(MapTransform):
 class RandSelectConversationsd(RandomizableTransform, MapTransform):
     """Draw some of a case's conversations, at random each time: `question` and `answer` become lists.
 
-    Without `weights`, one conversation of the kind `always` is among them where there is one, the others are drawn
-    evenly and without replacement.
+    Each conversation is drawn in two steps: a kind by its weight among the kinds of which the case has one left, then
+    one of this kind's conversations evenly. None is drawn twice. A kind of which a case has few is thus drawn less
+    often than its weight says once it is used up: a case has one report, whatever the report's weight. Conversations
+    without a kind count as "report".
 
-    With `weights`, each conversation is drawn in two steps: a kind by its weight among the kinds of which the case has
-    one left, then one of this kind's conversations evenly. None is drawn twice. A kind of which a case has few is thus
-    drawn less often than its weight says once it is used up: a case has one report, whatever the report's weight.
-    Conversations without a kind count as "report".
-
-    A case with fewer conversations (with `weights`: of the kinds with a weight) gives what it has.
+    A case with fewer conversations of the kinds with a weight gives what it has.
 
     Args:
         keys: key of the conversations, a list of `{"question", "answer", "kind"}`.
         num_conversations: number of conversations to draw.
-        always: the kind of which one is always drawn; None for no such kind. Not used with `weights`.
         weights: relative probability of each kind, 0 or more; a kind that isn't named or has 0 is never drawn.
 
     Raises:
@@ -179,56 +175,41 @@ class RandSelectConversationsd(RandomizableTransform, MapTransform):
         self,
         keys: KeysCollection,
         num_conversations: int,
-        always: str | None = "report",
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, float],
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
         if num_conversations < 1:
             raise ValueError(f"num_conversations {num_conversations} must be at least 1.")
         self.num_conversations = num_conversations
-        self.always = always
-        self.weights = None if weights is None else drawn_kinds(weights)
+        self.weights = drawn_kinds(weights)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """
         Raises:
-            InputError: with `weights`, when none of the case's conversations is of a kind with a weight.
+            InputError: when none of the case's conversations is of a kind with a weight.
         """
         d = dict(data)
-        conversations = d.pop(self.first_key(d))
-        if self.weights is None:
-            chosen = self._draw_evenly(conversations)
-        else:
-            chosen = self._draw_by_kind(conversations, self.weights)
+        chosen = self._draw(d.pop(self.first_key(d)))
         d["question"] = [c["question"] for c in chosen]
         d["answer"] = [c["answer"] for c in chosen]
         return d
 
-    def _draw_evenly(self, conversations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        fixed = [c for c in conversations if self.always is not None and question_kind(c) == self.always]
-        chosen = [fixed[self.R.randint(len(fixed))]] if fixed else []
-        others = [c for c in conversations if not any(c is f for f in chosen)]
-        missing = min(self.num_conversations - len(chosen), len(others))
-        chosen += [others[i] for i in self.R.choice(len(others), size=missing, replace=False)] if missing > 0 else []
-        return chosen
-
-    def _draw_by_kind(
-        self, conversations: Sequence[Mapping[str, Any]], weights: Mapping[str, float]
-    ) -> list[Mapping[str, Any]]:
+    def _draw(self, conversations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         left: dict[str, list[Mapping[str, Any]]] = {}
         for conversation in conversations:
-            if question_kind(conversation) in weights:
+            if question_kind(conversation) in self.weights:
                 left.setdefault(question_kind(conversation), []).append(conversation)
         if not left:
             raise InputError(
                 f"the case's questions are of the kinds {sorted({question_kind(c) for c in conversations})}; expected "
-                f"some of {list(weights)}, the kinds with a weight. Give one of its kinds a weight, or drop the case."
+                f"some of {list(self.weights)}, the kinds with a weight. Give one of its kinds a weight, or drop the "
+                "case."
             )
         chosen: list[Mapping[str, Any]] = []
         while left and len(chosen) < self.num_conversations:
             kinds = list(left)
-            shares = np.array([weights[kind] for kind in kinds])
+            shares = np.array([self.weights[kind] for kind in kinds])
             kind = kinds[self.R.choice(len(kinds), p=shares / shares.sum())]
             chosen.append(left[kind].pop(self.R.randint(len(left[kind]))))
             if not left[kind]:

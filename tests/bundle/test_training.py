@@ -106,6 +106,13 @@ def test_a_mixture_of_kinds_that_the_data_lack_is_an_error(bundle: Path, data: P
         run(bundle, bundle, tmp_path, data, "--question_weights", "{'report': 1, 'differential': 1}")
 
 
+@pytest.mark.parametrize(("setting", "config"), [("image_blind", "sft.json"), ("resume", "pretrain.json")])
+def test_a_lower_case_false_is_an_error(bundle: Path, data: Path, tmp_path: Path, setting: str, config: str) -> None:
+    """The command line hands it over as a text, which Python takes for true."""
+    with pytest.raises(AssertionError, match=f"{setting} is 'false'; expected True or False"):
+        run(bundle, bundle, tmp_path, data, f"--{setting}", "false", config=config)
+
+
 @pytest.fixture(scope="module")
 def vision(bundle: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("vision")

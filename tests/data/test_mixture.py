@@ -47,7 +47,6 @@ def cases() -> list[dict[str, Any]]:
 def test_data_that_fits_is_returned_as_it_is(cases: list[dict[str, Any]]) -> None:
     before = [dict(case) for case in cases]
     assert check_mixture(cases, {"report": 1, "region": 0.5, "size": 0}) is cases
-    assert check_mixture(cases, None) is cases
     assert check_batch_size(cases, 2) is cases
     assert check_finding_labels(cases, LABELS) is cases
     assert cases == before
@@ -90,10 +89,10 @@ def test_cases_with_and_without_targets_do_not_mix(cases: list[dict[str, Any]], 
     cases[0][key] = []
     cases[1].pop(key, None)
     with pytest.raises(InputError) as caught:
-        check_training_cases(cases, LABELS, None, 1)
+        check_training_cases(cases, LABELS, {"report": 1, "region": 1}, 1)
     assert str(caught.value).startswith(f"b.nii.gz and 0 more of 2 cases have no {key!r}, the others do; a batch")
     cases[0].pop(key)
-    assert check_training_cases(cases, LABELS, None, 1) is cases
+    assert check_training_cases(cases, LABELS, {"report": 1, "region": 1}, 1) is cases
 
 
 def test_validation_takes_whole_reports_with_findings() -> None:

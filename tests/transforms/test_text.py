@@ -77,27 +77,6 @@ def test_several_questions_about_one_image(text_tokenizer: PreTrainedTokenizerBa
         promptd({"question": [QUESTION, QUESTION], "answer": ANSWER})
 
 
-def test_selection_is_seeded_and_keeps_the_report() -> None:
-    conversations = [{"question": f"q{i}", "answer": f"a{i}", "kind": "finding"} for i in range(6)]
-    conversations.append({"question": "report?", "answer": "report", "kind": "report"})
-    select = RandSelectConversationsd("conversations", num_conversations=3)
-    select.set_random_state(seed=3)
-    expected = [["report?", "q3", "q5"], ["report?", "q5", "q4"], ["report?", "q5", "q1"]]
-    assert [select({"conversations": conversations})["question"] for _ in range(3)] == expected
-    select.set_random_state(seed=3)
-    drawn = [select({"conversations": conversations}) for _ in range(20)]
-    assert all(d["answer"][0] == "report" and len(set(d["question"])) == 3 for d in drawn)
-    assert all(q[1:] == a[1:] for d in drawn for q, a in zip(d["question"][1:], d["answer"][1:]))
-    assert len({tuple(d["question"]) for d in drawn}) > 5
-    select.set_random_state(seed=3)
-    assert [select({"conversations": conversations})["question"] for _ in range(20)] == [d["question"] for d in drawn]
-    assert len(select({"conversations": conversations[:1]})["question"]) == 1
-    without_kind = [{"question": c["question"], "answer": c["answer"]} for c in conversations[-1:]]
-    assert all("report?" in select({"conversations": conversations[:-1] + without_kind})["question"] for _ in range(9))
-    reports = [{"question": f"q{i}", "answer": f"a{i}", "kind": "report"} for i in range(3)]
-    assert sorted(select({"conversations": reports})["question"]) == ["q0", "q1", "q2"]
-
-
 def draw(count: int, case: list[dict[str, str]], repeats: int, **arguments: Any) -> list[dict[str, Any]]:
     select = RandSelectConversationsd("conversations", num_conversations=count, **arguments)
     select.set_random_state(seed=5)
@@ -126,7 +105,7 @@ def test_weights_draw_no_question_twice_and_go_on_with_the_kinds_that_are_left()
     assert first[True] / 1000 == pytest.approx(0.9, abs=0.03)
 
 
-def test_weights_overrule_always_and_count_what_has_no_kind_as_report() -> None:
+def test_only_kinds_with_a_weight_are_drawn_and_what_has_no_kind_is_a_report() -> None:
     assert all(d["question"][0].startswith("location") for d in draw(1, CASE, 20, weights={"location": 1}))
     plain = [{"question": "a", "answer": "b"}, CASE[1]]
     assert all(d["question"] == ["a"] for d in draw(2, plain, 5, weights={"report": 1}))
@@ -136,6 +115,11 @@ def test_weights_are_seeded() -> None:
     weights = {"report": 0.4, "presence": 0.4, "location": 0.2}
     drawn = [draw(3, CASE, 10, weights=weights) for _ in range(2)]
     assert drawn[0] == drawn[1]
+    assert [d["question"] for d in drawn[0][:3]] == [
+        ["report0", "location0", "presence1"],
+        ["presence3", "report0", "presence0"],
+        ["report0", "presence1", "presence0"],
+    ]
     assert len({tuple(d["question"]) for d in drawn[0]}) > 3
 
 
