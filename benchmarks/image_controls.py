@@ -90,6 +90,7 @@ def image_controls(
     """
     logging.disable(logging.WARNING)
     parser = load_bundle(bundle, device)
+    blind = None if blind_checkpoint is None else load_bundle(bundle, device, blind_checkpoint)
 
     chosen = [record for record in load_records(records) if record.get("kind", "report") == "report"]
     references = [record["answer"] for record in chosen]
@@ -102,8 +103,7 @@ def image_controls(
         "images shuffled": list(generate(parser, shuffled, batch_size, "images shuffled")),
         "images zeroed": list(generate(parser, zeroed, batch_size, "images zeroed")),
     }
-    if blind_checkpoint is not None:
-        blind = load_bundle(bundle, device, blind_checkpoint)
+    if blind is not None:
         reports["trained with images zeroed"] = list(generate(blind, zeroed, batch_size, "trained with images zeroed"))
     reports["most frequent report"] = [frequent] * len(chosen)
 

@@ -233,6 +233,10 @@ def token_paths(
     """
     logging.getLogger("monai").setLevel(logging.ERROR)
     names = list(VARIANTS) if variants is None else [variants] if isinstance(variants, str) else list(variants)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise InputError(f"variants {unknown} aren't known; expected some of {list(VARIANTS)}")
+    if not Path(vision).is_file():
+        raise InputError(f"vision {vision}: there is no such file; expected the vision.pt of a pre-training")
     common = {"vision_checkpoint": vision, **({"dataset_dir": dataset_dir} if dataset_dir else {})}
     parser = configured(bundle, **common)
     settings = {"steps": steps, "num_train": num_train, "num_validation": num_validation, "batch_size": batch_size}

@@ -36,6 +36,7 @@ from nibabel import Nifti1Image, save
 from tqdm import tqdm
 
 from monai_u2.data.phantom import FINDING_LABELS, SPLIT_RANGES, PhantomCase, draw_case, parse_findings, render_case
+from monai_u2.exceptions import InputError
 from monai_u2.metrics import micro_f1
 
 ORIGINAL = "as drawn"
@@ -140,6 +141,8 @@ def unseen_geometry(
         difficulty: how hard the phantoms are to read.
     """
     logging.disable(logging.WARNING)
+    if num_cases < 1:
+        raise InputError(f"num_cases is {num_cases}; expected a number of at least 1")
     parser = load_bundle(bundle, device)
     question = parser.get_parsed_content("question")
     cases = [draw_case(first_case + i, difficulty) for i in range(num_cases)]

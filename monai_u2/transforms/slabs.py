@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform, Resize
-from monai.utils import convert_to_tensor, ensure_tuple_rep
+from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple_rep
 
 from monai_u2.exceptions import InputError
 
@@ -233,7 +233,7 @@ class RandSimulateThickSlicesd(RandomizableTransform, MapTransform):
         allow_missing_keys: don't raise where a key is missing.
 
     Raises:
-        ValueError: when the factors don't lie above 0 and up to 1, in ascending order.
+        ValueError: when the factors don't lie above 0 and up to 1, in ascending order; for what are no slabs.
     """
 
     def __init__(
@@ -257,8 +257,10 @@ class RandSimulateThickSlicesd(RandomizableTransform, MapTransform):
             return d
         for key in self.key_iterator(d):
             slabs = convert_to_tensor(d[key])
+            if slabs.ndim != 4:
+                raise ValueError(f"{key} has the shape {tuple(slabs.shape)}; expected slabs (T, D, H, W).")
             depth, *plane = slabs.shape[1:]
             for size in (max(2, round(depth * zoom)), depth):
                 slabs = F.interpolate(slabs[None], (size, *plane), mode="trilinear", align_corners=True)[0]
-            d[key] = slabs
+            d[key] = convert_to_dst_type(slabs, d[key])[0]
         return d

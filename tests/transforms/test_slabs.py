@@ -129,6 +129,16 @@ def test_thick_slices_are_blurred_along_the_depth_alone() -> None:
     torch.testing.assert_close(transform({"image": ramp})["image"], ramp)  # nor along the depth
 
 
+def test_thick_slices_keep_the_type_and_take_slabs_alone() -> None:
+    transform = RandSimulateThickSlicesd("image", prob=1.0)
+    out = transform({"image": MetaTensor(torch.rand(1, 16, 4, 4), affine=AFFINE)})["image"]
+    assert isinstance(out, MetaTensor) and torch.equal(out.affine, AFFINE.to(out.affine))
+    single = torch.rand(1, 1, 4, 4)
+    torch.testing.assert_close(transform({"image": single})["image"], single)
+    with pytest.raises(ValueError, match=r"image has the shape \(16, 4, 4\); expected slabs \(T, D, H, W\)"):
+        transform({"image": torch.rand(16, 4, 4)})
+
+
 def test_thick_slices_are_drawn_by_the_seed() -> None:
     slabs = torch.rand(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
     runs = []
