@@ -11,7 +11,7 @@
 
 """The phantom's difficulties, and what can be seen on each: an upper bound by supervised vision alone.
 
-The bundle's pre-trained vision tower with its finding head is fine-tuned on the difficulty's own cases and told which
+The vision tower of the bundle's model with its finding head is fine-tuned on the difficulty's own cases and told which
 finding is in which place of the volume (lesion masks). It writes no report: it only has to name the findings, with a
 threshold for each kind of finding. What it names on held-out cases is there to be seen after the preprocessing. Beside
 it the bundle's model, trained on `default` alone, by the findings of its greedy reports::
@@ -22,6 +22,7 @@ it the bundle's model, trained on `default` alone, by the findings of its greedy
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def phantom_ladder(
     num_train: int = 600,
     num_validation: int = 100,
     num_test: int = 300,
-    steps: int = 300,
+    steps: int = 600,
     batch_size: int = 8,
     output: str | None = None,
 ) -> None:
@@ -180,7 +181,7 @@ def phantom_ladder(
             for split, path in paths.items()
         }
         set_determinism(0)
-        network = SupervisedTower(training.get_parsed_content("network"))
+        network = SupervisedTower(deepcopy(model.get_parsed_content("network")))
         check_batch_size(data["train"].data, batch_size)
         train(network, data["train"], steps, batch_size, seed=0)
         thresholds = best_thresholds(predict(network, data["validation"]), truth["validation"])
