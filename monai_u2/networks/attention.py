@@ -132,6 +132,31 @@ class RelativePositionBias(nn.Module):
         return bias.permute(2, 0, 1)
 
 
+def rotate(x: torch.Tensor, base: float = 10000.0) -> torch.Tensor:
+    """Rotate queries or keys by their place in the sequence (Su et al., "RoFormer", https://arxiv.org/abs/2104.09864).
+
+    Coordinate i is paired with i + d / 2, as in GPT-NeoX and Llama; any length is served.
+
+    Args:
+        x: `(..., L, d)`, d even.
+        base: base of the wavelengths.
+
+    Returns:
+        `(..., L, d)`.
+
+    Raises:
+        ValueError: when d is odd.
+    """
+    length, width = x.shape[-2:]
+    if width % 2:
+        raise ValueError(f"rotary positions need heads of even width; got {width}.")
+    frequency = base ** (-torch.arange(0, width, 2, device=x.device, dtype=torch.float32) / width)
+    angle = torch.arange(length, device=x.device, dtype=torch.float32)[:, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
 class FeedForward(nn.Sequential):
     """Two linear layers with GELU in between.
 

@@ -21,7 +21,15 @@ from transformers import initialization as init
 
 from monai_u2.networks.baseline_tokenizers import QueryResampler
 from monai_u2.networks.finding_head import FindingHead
-from monai_u2.networks.paper_u2_tokenizer import PaperAttention, PaperU2Tokenizer
+from monai_u2.networks.paper_u2_tokenizer import (
+    DifferentiableTokenSelection,
+    GatedMultiScalePooling,
+    LinearAggregation,
+    PaperAttention,
+    PaperU2Tokenizer,
+    SequenceFirstAttention,
+    TokenSelection,
+)
 from monai_u2.networks.u2_tokenizer import (
     INITIAL_LOG_SCALE,
     DynamicMultiScalePooling,
@@ -30,6 +38,16 @@ from monai_u2.networks.u2_tokenizer import (
 )
 from monai_u2.networks.u2llm_config import U2LLMConfig
 from monai_u2.networks.vit3d import ViT3D
+
+_PAPER_MODULES = (
+    DifferentiableTokenSelection,
+    GatedMultiScalePooling,
+    LinearAggregation,
+    PaperAttention,
+    PaperU2Tokenizer,
+    SequenceFirstAttention,
+    TokenSelection,
+)
 
 
 class U2LLMPreTrainedModel(PreTrainedModel):
@@ -84,5 +102,5 @@ class U2LLMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, U2Tokenizer):
             init.normal_(module.query_tokens)
             init.zeros_(module.text_sink)
-        elif isinstance(module, (PaperAttention, PaperU2Tokenizer, QueryResampler)):
+        elif isinstance(module, (*_PAPER_MODULES, QueryResampler)):
             module.reset_parameters()
