@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""The command line: ``monai-u2 report``, ``monai-u2 train``, ``monai-u2 phantom``, ``monai-u2 version``.
+"""The command line: ``monai-u2 report``, ``train``, ``phantom``, ``convert`` and ``version``.
 
 Arguments are checked before anything heavy is imported; the work itself is the bundle's.
 """
@@ -116,6 +116,16 @@ def phantom(
     return _Command(_phantom, **locals())
 
 
+def convert(source: str, destination: str) -> _Command:
+    """Convert an official μ²LLM folder of Hugging Face to one that U2LLM.from_pretrained loads.
+
+    Args:
+        source: folder with config.json and the weights, safetensors or .bin, whole or sharded.
+        destination: folder to write; must not be there yet, or be empty.
+    """
+    return _Command(_convert, **locals())
+
+
 def version() -> _Command:
     """Print the version of monai_u2."""
     return _Command(_version)
@@ -132,6 +142,7 @@ def main() -> None:
         "report": SetParseFns(input=str, output=str, **texts)(report),
         "train": SetParseFns(config=str)(train),
         "phantom": SetParseFns(root=str, difficulty=str)(phantom),
+        "convert": SetParseFns(source=str, destination=str)(convert),
         "version": version,
     }
     command = fire.Fire(
@@ -331,6 +342,19 @@ def _phantom(
         dicom=dicom,
     )
     sys.stdout.write(f"{sum(numbers.values())} cases in {root}\n")
+
+
+def _convert(source: str, destination: str) -> None:
+    folder = Path(destination).expanduser()
+    if not Path(source).expanduser().is_dir():
+        raise InputError(f"{source}: no such folder; expected a μ²LLM model with config.json and its weights.")
+    from monai_u2.networks import convert_official
+
+    config = convert_official(Path(source).expanduser(), folder)
+    sys.stdout.write(
+        f"Written to {folder}: a {config.text_config.model_type} backbone, {config.vision['num_layers']} vision "
+        f"layers. Prompts hold the image placeholder {config.image_token_id}.\n"
+    )
 
 
 def _version() -> None:

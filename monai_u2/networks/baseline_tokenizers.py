@@ -101,6 +101,37 @@ class LinearTokens(_ImageTokens):
         return self.output(self.norm(torch.stack(pooled)))
 
 
+class ProjectedTokens(_ImageTokens):
+    """The projector's tokens as they are, slab after slab: no parameters, as the official code without its tokenizer.
+
+    Args:
+        hidden_size: not used.
+        num_queries: number of tokens of all slabs of a volume, which must all be there.
+    """
+
+    def __init__(self, hidden_size: int, num_queries: int) -> None:
+        super().__init__()
+        self.num_queries = num_queries
+
+    def condense(
+        self, tokens: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`(B, T, N, C)` to `(B, T N, C)`.
+
+        Raises:
+            ValueError: when `T N` isn't `num_queries`, or a slab is missing.
+        """
+        slab_mask = checked_slab_mask(tokens, grid, slab_mask)
+        slabs, num_tokens = tokens.shape[1:3]
+        if slabs * num_tokens != self.num_queries or not bool(slab_mask.all()):
+            raise ValueError(
+                f"the projector's tokens of {slabs} slabs, {num_tokens} each, must be {self.num_queries} "
+                "(num_queries), without padded slabs; give volumes of another number of slabs, or use another "
+                "tokenizer type."
+            )
+        return tokens.flatten(1, 2)
+
+
 class ResamplerBlock(nn.Module):
     """Pre-norm residual block: queries attend to the visual tokens and to each other, then feed-forward.
 

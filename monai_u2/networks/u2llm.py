@@ -21,7 +21,7 @@ import torch.nn as nn
 from transformers import AutoModel, GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
-from monai_u2.networks.baseline_tokenizers import LinearTokens, QueryResampler
+from monai_u2.networks.baseline_tokenizers import LinearTokens, ProjectedTokens, QueryResampler
 from monai_u2.networks.finding_head import FindingHead, volume_finding_logits
 from monai_u2.networks.paper_u2_tokenizer import PaperU2Tokenizer
 from monai_u2.networks.projector import SpatialPoolingProjector
@@ -36,6 +36,7 @@ TOKENIZERS: dict[str, type[nn.Module]] = {
     "paper": PaperU2Tokenizer,
     "linear": LinearTokens,
     "resampler": QueryResampler,
+    "projected": ProjectedTokens,
 }
 
 
@@ -44,6 +45,7 @@ class U2LLMOutput(ModelOutput):
     """Output of :class:`U2LLM`.
 
     Attributes:
+        loss: mean cross-entropy of the next token over all labels that aren't -100, where labels were given.
         logits: next-token logits `(B, L, V)`.
         finding_logits: logits per image, slab, patch and finding `(B_images, T, N, F)`, where the model has a finding
             head and images were encoded.
@@ -52,6 +54,7 @@ class U2LLMOutput(ModelOutput):
         past_key_values: the language model's cache.
     """
 
+    loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     finding_logits: torch.Tensor | None = None
     image_token_finding_logits: torch.Tensor | None = None
@@ -287,6 +290,7 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         image_index: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         past_key_values: Any = None,
+        labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> U2LLMOutput | torch.Tensor:
@@ -302,6 +306,8 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
                 prompt i asks about image i.
             inputs_embeds: embedded prompts instead of `input_ids`.
             past_key_values: the language model's cache.
+            labels: `(B, L)`, -100 where nothing is trained on, for the loss as in other models of `transformers`. (The
+                bundle's training weights answers alike, see :class:`monai_u2.losses.ReportLoss`.)
             logits_to_keep: compute the logits of the last positions only; all of them when 0.
             kwargs: passed on to the language model.
 
@@ -335,7 +341,11 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         if image_only:
             return logits
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size)
         return U2LLMOutput(
+            loss=loss,
             logits=logits,
             finding_logits=None if encoded is None else encoded.finding_logits,
             image_token_finding_logits=token_logits,

@@ -19,8 +19,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-# how visual tokens become image tokens: classes U2Tokenizer, PaperU2Tokenizer, LinearTokens and QueryResampler
-TOKENIZER_TYPES = ("u2", "paper", "linear", "resampler")
+# how visual tokens become image tokens: classes U2Tokenizer, PaperU2Tokenizer, LinearTokens, QueryResampler and
+# ProjectedTokens
+TOKENIZER_TYPES = ("u2", "paper", "linear", "resampler", "projected")
 
 
 @strict
@@ -33,8 +34,9 @@ class U2LLMConfig(PreTrainedConfig):
         projector: arguments of :class:`monai_u2.networks.SpatialPoolingProjector` other than sizes that follow.
         u2_tokenizer: `type`, one of :data:`TOKENIZER_TYPES` ("u2" by default), and arguments other than `hidden_size`
             of its class: :class:`monai_u2.networks.U2Tokenizer` ("u2"),
-            :class:`monai_u2.networks.PaperU2Tokenizer` ("paper"), :class:`monai_u2.networks.LinearTokens` ("linear")
-            or :class:`monai_u2.networks.QueryResampler` ("resampler").
+            :class:`monai_u2.networks.PaperU2Tokenizer` ("paper"), :class:`monai_u2.networks.LinearTokens` ("linear"),
+            :class:`monai_u2.networks.QueryResampler` ("resampler") or :class:`monai_u2.networks.ProjectedTokens`
+            ("projected").
         image_token_id: id of the placeholder that each image token replaces.
         num_findings: number of findings of the supervising heads, on patch tokens and on image tokens; 0 for no such
             heads.

@@ -29,6 +29,7 @@ TOKENIZER_OPTIONS = {
     "paper": {"type": "paper", "num_heads": 4, "num_layers": 1, "num_selected": 8, "num_queries": 4},
     "linear": {"type": "linear", "pooled_grid": [2, 1, 2]},
     "resampler": {"type": "resampler", "num_heads": 4, "num_layers": 1, "num_queries": 4},
+    "projected": {"type": "projected", "num_queries": 4},
 }
 
 
@@ -178,7 +179,7 @@ def test_every_tokenizer_type_has_its_class() -> None:
     assert tuple(TOKENIZERS) == TOKENIZER_TYPES == tuple(TOKENIZER_OPTIONS)
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZER_TYPES)
+@pytest.mark.parametrize("tokenizer", [name for name in TOKENIZER_TYPES if name != "projected"])
 def test_each_tokenizer_type_works_and_reloads(
     tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor], tmp_path: Path, tokenizer: str
 ) -> None:
@@ -205,6 +206,24 @@ def test_padded_slabs_and_other_questions(tiny_u2llm: U2LLM, batch: dict[str, to
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
     first, second = (model.guide_image(alone, batch["question_ids"][i : i + 1]) for i in (0, 2))
     assert torch.equal(first, second) == (tokenizer != "u2")
+
+
+def test_projected_tokens_are_those_of_the_projector(tiny_u2llm: U2LLM) -> None:
+    model = varied(tiny_u2llm, u2_tokenizer=TOKENIZER_OPTIONS["projected"]).model
+    image = torch.rand(2, 1, 8, 32, 32)
+    expected = model.projector(model.vision_tower(image))
+    assert torch.equal(model.guide_image(model.encode_image(image).selected), expected) and expected.shape == (2, 4, 64)
+    with pytest.raises(ValueError, match=r"tokens of 3 slabs, 4 each, must be 4 \(num_queries\)"):
+        model.encode_image(torch.rand(1, 3, 8, 32, 32))
+
+
+def test_labels_give_the_loss_of_hugging_face(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    labels = batch["input_ids"].clone()
+    labels[:, :7] = -100
+    output = tiny_u2llm(**batch, labels=labels)
+    expected = torch.nn.functional.cross_entropy(output.logits[:, 6:-1].flatten(0, 1), labels[:, 7:].flatten())
+    torch.testing.assert_close(output.loss, expected)
+    assert tiny_u2llm(**batch).loss is None
 
 
 def test_paper_tokenizer_starts_as_published_inside_the_model(tiny_u2llm: U2LLM) -> None:

@@ -1,0 +1,395 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Official μ²LLM folders, read without their code and written in the format of :class:`monai_u2.networks.U2LLM`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import AutoConfig, PreTrainedConfig
+
+from monai_u2.exceptions import InputError
+from monai_u2.networks.u2llm import U2LLM
+from monai_u2.networks.u2llm_config import U2LLMConfig
+
+BACKBONES = ("llama", "qwen3", "phi3")
+DEFAULT_VISION_HEADS = 12  # M3D-CLIP's; tensors don't tell
+DEFAULT_IMAGE_SIZE, DEFAULT_PATCH_SIZE = (32, 256, 256), (4, 16, 16)
+
+_RENAMED = (
+    ("model.vision_tower.vision_tower.", "model.vision_tower."),
+    ("model.mm_projector.projector.", "model.projector.projector."),
+    ("model.mm_projector.linear.", "model.projector.projector.0."),
+    ("model.mm_projector.", "model.projector.projector.0."),
+    ("model.u2tokenizer.", "model.u2_tokenizer."),
+    ("model.", "model.language_model."),
+)
+# parameters that the official modules hold and never use
+_UNUSED = (
+    "linear_aggregator.wv.weight",
+    "linear_aggregator.wv.bias",
+    "linear_aggregator.dense.weight",
+    "linear_aggregator.dense.bias",
+    "rotary_emb.inv_freq",
+    ".norm_cross_attn.weight",
+    ".norm_cross_attn.bias",
+)
+# options of language models that newer releases of transformers keep under other names
+_OLDER_TEXT_OPTIONS = ("rope_theta", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings")
+_NOT_TEXT_OPTIONS = {"model_type", "architectures", "auto_map", "transformers_version", "_name_or_path"}
+_POSITION_OF_ATTENTION = {"rma": "relative", "rope": "rotary"}
+_TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+)
+_NAMED = 5  # keys that an error names
+
+
+def convert_official(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> U2LLMConfig:
+    """Convert an official μ²LLM folder to one that `U2LLM.from_pretrained` loads.
+
+    Tensors are renamed shard by shard: no more than one shard is in memory. Their dtype stays. The placeholder of an
+    image token is an id of its own, the first above the vocabulary (`config.image_token_id`): the official code
+    replaces positions, this model placeholders.
+
+    Args:
+        source: folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, whole or sharded; backbones
+            Llama, Qwen3 and Phi-3.
+        destination: folder that is made; must not hold anything.
+
+    Returns:
+        The configuration that was written.
+
+    Raises:
+        InputError: when the folder isn't such a folder, a file can't be read, or its tensors aren't those that its
+            configuration makes, with both sides named.
+    """
+    source, destination = Path(source), Path(destination)
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+        raise InputError(f"{destination}: is not empty; expected a folder that isn't there yet. Give another name.")
+    content = _read_config(source)
+    shards = _shards(source)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for shard in shards:
+        with _open(shard) as tensors:
+            for name in tensors:
+                if name in shapes:
+                    raise InputError(f"{shard}: holds {name!r}, which another file of the folder holds too.")
+                shapes[name] = tensors.shape(name)
+    config = official_config(content, shapes, source)
+    _check_shapes(config, shapes, source)
+    destination.mkdir(parents=True, exist_ok=True)
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        with _open(shard) as tensors:
+            kept = {renamed(key): tensors[key].contiguous() for key in tensors if not key.endswith(_UNUSED)}
+        if config.tie_word_embeddings:
+            kept.pop("lm_head.weight", None)
+        save_file(kept, destination / name, metadata={"format": "pt"})
+        index |= dict.fromkeys(kept, name)
+    if len(shards) > 1:
+        size = sum(path.stat().st_size for path in destination.glob("*.safetensors"))
+        written = {"metadata": {"total_size": size}, "weight_map": index}
+        (destination / "model.safetensors.index.json").write_text(json.dumps(written, indent=2) + "\n")
+    for name in _TEXT_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, destination / name)
+    config.architectures = ["U2LLM"]
+    config.save_pretrained(destination)
+    return config
+
+
+def official_config(
+    content: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: str | os.PathLike[str] = "config.json"
+) -> U2LLMConfig:
+    """Configuration of the model that an official folder holds.
+
+    Args:
+        content: of the official `config.json`.
+        shapes: shape of each tensor; sizes that they tell are taken from them.
+        source: what errors name.
+
+    Raises:
+        InputError: when `content` and `shapes` contradict each other, or it is another model.
+    """
+    text = _text_config(content, source)
+    vision = _vision_options(content, shapes, source)
+    projector = _projector_options(content, shapes)
+    return U2LLMConfig(
+        text_config=text,
+        vision=vision,
+        projector=projector,
+        u2_tokenizer=_tokenizer_options(content, shapes, vision, projector, source),
+        image_token_id=text.vocab_size,
+    )
+
+
+def _text_config(content: Mapping[str, Any], source: str | os.PathLike[str]) -> PreTrainedConfig:
+    kind = str(content.get("model_type", ""))
+    backbone = next((name for name in BACKBONES if name in kind.lower().replace("-", "").replace("_", "")), None)
+    if backbone is None:
+        raise InputError(
+            f"{source}: its model_type is {kind!r}; expected a μ²LLM on one of the backbones {', '.join(BACKBONES)}."
+        )
+    known = {*AutoConfig.for_model(backbone).to_dict(), *_OLDER_TEXT_OPTIONS} - _NOT_TEXT_OPTIONS
+    return AutoConfig.for_model(backbone, **{key: value for key, value in content.items() if key in known})
+
+
+def _need(shapes: Mapping[str, tuple[int, ...]], name: str, source: str | os.PathLike[str]) -> tuple[int, ...]:
+    if name not in shapes:
+        raise InputError(f"{source}: has no tensor {name!r}; expected a μ²LLM model. Check the folder.")
+    return shapes[name]
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
+    return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})
+
+
+def _vision_options(
+    content: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: str | os.PathLike[str]
+) -> dict[str, Any]:
+    tower = "model.vision_tower.vision_tower."
+    patch = _need(shapes, f"{tower}patch_embedding.patch_embeddings.1.weight", source)
+    positions = _need(shapes, f"{tower}patch_embedding.position_embeddings", source)
+    image_size = tuple(content.get("image_size", DEFAULT_IMAGE_SIZE))
+    patch_size = tuple(content.get("patch_size", DEFAULT_PATCH_SIZE))
+    grid = tuple(size // part for size, part in zip(image_size, patch_size))
+    if math.prod(patch_size) != patch[1] or math.prod(grid) != positions[1]:
+        raise InputError(
+            f"{source}: image_size {image_size} and patch_size {patch_size} make {math.prod(grid)} patches of "
+            f"{math.prod(patch_size)} voxels; its tensors hold {positions[1]} patches of {patch[1]}."
+        )
+    if image_size[0] > image_size[2]:
+        raise InputError(
+            f"{source}: image_size {image_size} has its depth last; expected (depth, height, width), such as "
+            f"{DEFAULT_IMAGE_SIZE}. With the other order the official projector pools patches that aren't neighbours; "
+            "correct config.json if the model was trained otherwise."
+        )
+    feature, layer = content.get("vision_select_feature", "patch"), content.get("vision_select_layer", -1)
+    if feature != "patch" or layer != -1:
+        raise InputError(
+            f"{source}: vision_select_feature {feature!r} and vision_select_layer {layer}; expected 'patch' and -1, "
+            "the others don't run in the official code."
+        )
+    return {
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "hidden_size": patch[0],
+        "mlp_dim": _need(shapes, f"{tower}blocks.0.mlp.linear1.weight", source)[0],
+        "num_layers": _count(shapes, f"{tower}blocks."),
+        "num_heads": content.get("vision_num_heads", DEFAULT_VISION_HEADS),
+    }
+
+
+def _projector_options(content: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    spp = [name for name in shapes if name.startswith("model.mm_projector.projector.") and name.endswith(".weight")]
+    if not spp:
+        return {"pooling_size": 1, "layer_type": "linear", "num_layers": 1}
+    return {
+        "pooling_size": content.get("proj_pooling_size", 2),
+        "pooling_type": content.get("proj_pooling_type", "spatial"),
+        "layer_type": content.get("proj_layer_type", "mlp"),
+        "num_layers": len(spp),
+        "drop_remainder": True,
+    }
+
+
+def _tokenizer_options(
+    content: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    vision: Mapping[str, Any],
+    projector: Mapping[str, Any],
+    source: str | os.PathLike[str],
+) -> dict[str, Any]:
+    prefix = "model.u2tokenizer."
+    if not any(name.startswith(prefix) for name in shapes):
+        if content.get("enable_u2tokenizer", True):
+            raise InputError(
+                f"{source}: has no tensors {prefix}*, but enable_u2tokenizer isn't false in its config.json."
+            )
+        pool = projector["pooling_size"]
+        grid = [size // part for size, part in zip(vision["image_size"], vision["patch_size"])]
+        count = (
+            math.prod(grid) // pool**3
+            if projector.get("pooling_type") == "sequence"
+            else math.prod(size // pool for size in grid)
+        )
+        return {"type": "projected", "num_queries": count}
+    attention = f"{prefix}tta_module.layers_vt.0.self_attention."
+    bias = shapes.get(f"{attention}relative_bias")
+    position = "relative" if bias else None if f"{attention}in_proj_weight" in shapes else "rotary"
+    said = content.get("attn_type")
+    said = _POSITION_OF_ATTENTION.get(said) if said is not None else content.get("enable_rpe", position)
+    said = {True: "relative", False: None}.get(said, said) if isinstance(said, bool) else said
+    if said != position:
+        given = {key: content[key] for key in ("attn_type", "enable_rpe") if key in content}
+        raise InputError(
+            f"{source}: its config.json has {given}, position {said!r}; its tensors are of position {position!r}."
+        )
+    scores = _need(shapes, f"{prefix}svt_module.token_selection.score_net.weight", source)
+    soft = content.get("enable_diffts", scores[0] > 1)
+    if not soft and scores[0] != 1:
+        raise InputError(
+            f"{source}: enable_diffts is {soft}, but its score_net gives {scores[0]} scores a token; expected 1."
+        )
+    gated = f"{prefix}svt_module.dynamic_pool.gate_fc.weight" in shapes
+    heads = content.get("u2t_num_heads")
+    if heads is None:
+        if bias is None:
+            raise InputError(f"{source}: config.json has no u2t_num_heads; expected it, tensors don't tell.")
+        heads = bias[1]
+    return {
+        "type": "paper",
+        "num_heads": heads,
+        "num_layers": _count(shapes, f"{prefix}tta_module.layers_vt."),
+        "num_selected": scores[0] if soft else content.get("u2t_top_k", 1024),
+        "num_queries": _need(shapes, f"{prefix}query_tokens", source)[1],
+        "position": position,
+        "selection": "soft" if soft else "topk",
+        "pooling": "dynamic" if gated else "multi" if content.get("use_multi_scale", True) else None,
+        "max_length": (bias[0] + 1) // 2 if bias else 512,
+    }
+
+
+def renamed(name: str) -> str:
+    """Name in :class:`U2LLM` of an official tensor."""
+    for official, ours in _RENAMED:
+        if name.startswith(official):
+            return ours + name.removeprefix(official)
+    return name
+
+
+def _check_shapes(config: U2LLMConfig, shapes: Mapping[str, tuple[int, ...]], source: str | os.PathLike[str]) -> None:
+    try:
+        with torch.device("meta"):
+            model = U2LLM(config)
+    except ValueError as error:
+        raise InputError(f"{source}: its config.json and tensors make no model: {error}") from error
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {renamed(name): shape for name, shape in shapes.items() if not name.endswith(_UNUSED)}
+    if config.tie_word_embeddings:
+        for state in (expected, found):
+            state.pop("lm_head.weight", None)
+    other = [
+        f"{name} {found[name]} instead of {expected[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    problems = [
+        f"{what} {_listed(names)}"
+        for what, names in (
+            ("missing:", sorted(expected.keys() - found.keys())),
+            ("unexpected:", sorted(found.keys() - expected.keys())),
+            ("of another shape:", other),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"{source}: its tensors aren't those of the model that its config.json describes (names as in U2LLM); "
+            f"{'; '.join(problems)}. Check the folder."
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _read_config(source: Path) -> dict[str, Any]:
+    path = source / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path}: does not exist; expected the folder of a μ²LLM model.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON ({error}); expected a model's configuration.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; expected a model's configuration.")
+    return content
+
+
+def _shards(source: Path) -> list[Path]:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = source / f"{name}.index.json"
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            lacking = [name for name in names if not (source / name).is_file()]
+            if lacking:
+                raise InputError(f"{index}: names {_listed(lacking)}, which {source} lacks. Download the rest.")
+            return [source / name for name in names]
+        if (source / name).is_file():
+            return [source / name]
+    raise InputError(f"{source}: has neither model.safetensors nor pytorch_model.bin, whole or sharded.")
+
+
+class _Tensors:
+    """Tensors of one file by name; of a safetensors file each is read when asked for."""
+
+    def __init__(self, file: Any, names: list[str], in_memory: bool) -> None:
+        self._file = file
+        self._names = names
+        self._in_memory = in_memory
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._file[name] if self._in_memory else self._file.get_tensor(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file[name].shape if self._in_memory else self._file.get_slice(name).get_shape())
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Tensors]:
+    if path.suffix == ".safetensors":
+        try:
+            file = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{path}: can't be read ({error}); expected whole safetensors. Download it again."
+            ) from error
+        with file:
+            yield _Tensors(file, list(file.keys()), in_memory=False)
+        return
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        raise InputError(
+            f"{path}: holds more than tensors, and nothing of it was run; expected weights alone. Convert it to "
+            "safetensors where you trust it."
+        ) from error
+    except (OSError, EOFError, RuntimeError) as error:
+        raise InputError(f"{path}: can't be read ({error}); expected a model's weights. Download it again.") from error
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise InputError(f"{path}: holds no dict of tensors; expected the weights of a model.")
+    yield _Tensors(content, list(content), in_memory=True)
