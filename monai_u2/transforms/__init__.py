@@ -31,6 +31,8 @@ _NAMES: dict[str, str] = {
     "LesionMaskToPatchesd": "findings",
     "LoadCT": "load",
     "LoadCTd": "load",
+    "PaperResize": "paper",
+    "PaperResized": "paper",
     "ParseFindingsd": "findings",
     "RandSelectConversationsd": "text",
     "RandSimulateThickSlicesd": "slabs",
