@@ -14,10 +14,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+
+def checked_option(name: str, value: Any, known: Sequence[Any]) -> Any:
+    """The value, where it is one of those known.
+
+    Raises:
+        ValueError: where it isn't.
+    """
+    if value not in known:
+        raise ValueError(f"{name} {value!r} must be one of {', '.join(repr(option) for option in known)}.")
+    return value
 
 
 class MultiHeadAttention(nn.Module):
@@ -30,15 +42,19 @@ class MultiHeadAttention(nn.Module):
         hidden_size: width of queries, keys, values and output.
         num_heads: number of heads; must divide `hidden_size`.
         qk_norm: whether queries and keys are normalised per head.
+        rotary: whether queries and keys are rotated by their place in the sequence, see :func:`rotate`.
 
     Raises:
-        ValueError: when `hidden_size` is not divisible by `num_heads`.
+        ValueError: when `hidden_size` is not divisible by `num_heads`, or a head's width is odd and to be rotated.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, *, qk_norm: bool = True) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, *, qk_norm: bool = True, rotary: bool = False) -> None:
         super().__init__()
         if hidden_size % num_heads != 0:
             raise ValueError(f"hidden_size {hidden_size} must be divisible by num_heads {num_heads}.")
+        if rotary and (hidden_size // num_heads) % 2:
+            raise ValueError(f"rotary positions need heads of even width; {hidden_size} / {num_heads} is odd.")
+        self.rotary = rotary
         self.num_heads = num_heads
         self.head_dim = hidden_size // num_heads
         self.query = nn.Linear(hidden_size, hidden_size)
@@ -48,8 +64,37 @@ class MultiHeadAttention(nn.Module):
         self.query_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
 
-    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+    def project(
+        self, x: torch.Tensor, context: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries of `x` `(..., Lq, C)`, keys and values of `context` `(..., Lk, C)` (`x` itself when None), each
+        `(..., L, num_heads, C / num_heads)`."""
+        context = x if context is None else context
+        heads = (self.num_heads, self.head_dim)
+        query = self.query_norm(self.query(x).unflatten(-1, heads))
+        return query, self.key_norm(self.key(context).unflatten(-1, heads)), self.value(context).unflatten(-1, heads)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        key_mask: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What :meth:`project` gives, `(B, L, num_heads, C / num_heads)`, to `(B, Lq, C)`, before the output layer; see
+        :meth:`forward`."""
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        if self.rotary:
+            query, key = rotate(query), rotate(key)
+        mask = None if bias is None else bias.to(query.dtype)[None]
+        if key_mask is not None:
+            mask = (
+                key_mask[:, None, None, :]
+                if mask is None
+                else mask.masked_fill(~key_mask[:, None, None, :], -torch.inf)
+            )
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
     def forward(
         self,
@@ -68,19 +113,7 @@ class MultiHeadAttention(nn.Module):
         Returns:
             `(B, Lq, C)`.
         """
-        context = x if context is None else context
-        query = self.query_norm(self._split_heads(self.query(x)))
-        key = self.key_norm(self._split_heads(self.key(context)))
-        value = self._split_heads(self.value(context))
-        mask = None if bias is None else bias.to(query.dtype)[None]
-        if key_mask is not None:
-            mask = (
-                key_mask[:, None, None, :]
-                if mask is None
-                else mask.masked_fill(~key_mask[:, None, None, :], -torch.inf)
-            )
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        return self.out(self.attend(*self.project(x, context), key_mask, bias))
 
 
 class RelativePositionBias(nn.Module):

@@ -14,14 +14,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from transformers import initialization as init
 
-from monai_u2.networks.attention import rotate
+from monai_u2.networks.attention import checked_option, rotate
 
 if TYPE_CHECKING:
     from monai_u2.networks.paper_folding import FoldedPaperU2Tokenizer
@@ -30,17 +30,6 @@ SCALES = (1, 2, 4)
 POSITIONS = ("relative", "rotary", None)
 SELECTIONS = ("soft", "topk")
 POOLINGS = ("dynamic", "multi", None)
-
-
-def checked_option(name: str, value: Any, known: Sequence[Any]) -> Any:
-    """The value, where it is one of those known.
-
-    Raises:
-        ValueError: where it isn't.
-    """
-    if value not in known:
-        raise ValueError(f"{name} {value!r} must be one of {', '.join(repr(option) for option in known)}.")
-    return value
 
 
 def attend(

@@ -18,12 +18,16 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
-from monai_u2.networks.attention import FeedForward, MultiHeadAttention, RelativePositionBias
+from monai_u2.networks.attention import FeedForward, MultiHeadAttention, RelativePositionBias, checked_option
 
 # at a scale of 4 a selection head starts from a few tokens; at 1 it averages a thousand, and a small finding is lost
 # in them
 INITIAL_LOG_SCALE = math.log(4.0)
+POSITIONS = ("relative_3d", "relative", "rotary", None)
+SELECTIONS = ("soft", "topk")
+POOLINGS = ("dynamic", "multi", None)
 
 
 def checked_slab_mask(tokens: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor | None) -> torch.Tensor:
@@ -35,9 +39,34 @@ def checked_slab_mask(tokens: torch.Tensor, grid: Sequence[int], slab_mask: torc
         return torch.ones(batch, slabs, dtype=torch.bool, device=tokens.device)
     if slab_mask.shape != (batch, slabs):
         raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the tokens' (B, T).")
-    if not bool(slab_mask.any(dim=1).all()):
+    if not torch.compiler.is_compiling() and not bool(slab_mask.any(dim=1).all()):
         raise ValueError(f"volume {int(slab_mask.any(dim=1).int().argmin())} of the batch has no valid slab.")
     return slab_mask
+
+
+class SlabPlaces:
+    """Which slabs of a batch are there: work on tokens goes over these alone, `(M, …)` in place of `(B, T, …)`.
+
+    Args:
+        slab_mask: boolean `(B, T)`, True where a slab is there.
+    """
+
+    def __init__(self, slab_mask: torch.Tensor) -> None:
+        self.mask = slab_mask
+        # a compiled graph can't depend on how many there are: it works on all of them
+        padded = not torch.compiler.is_compiling() and not bool(slab_mask.all())
+        self._index = slab_mask.flatten().nonzero().squeeze(1) if padded else None
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, T, …)` to `(M, …)`."""
+        x = x.flatten(0, 1)
+        return x if self._index is None else x[self._index]
+
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        """`(M, …)` to `(B, T, …)`, zeros elsewhere."""
+        if self._index is not None:
+            x = x.new_zeros(self.mask.numel(), *x.shape[1:]).index_copy(0, self._index, x)
+        return x.unflatten(0, tuple(self.mask.shape))
 
 
 class RefinerBlock(nn.Module):
@@ -46,36 +75,46 @@ class RefinerBlock(nn.Module):
     Args:
         hidden_size: width of the tokens.
         num_heads: number of attention heads.
+        position: see :class:`U2Tokenizer`.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, position: str | None = "relative_3d") -> None:
         super().__init__()
+        relative, rotary = position in ("relative_3d", "relative"), position == "rotary"
+        self.slab_axes = 3 if position == "relative_3d" else 1
         self.slab_norm = nn.LayerNorm(hidden_size)
-        self.slab_attention = MultiHeadAttention(hidden_size, num_heads)
-        self.slab_position = RelativePositionBias(num_heads, num_axes=3)
+        self.slab_attention = MultiHeadAttention(hidden_size, num_heads, rotary=rotary)
+        self.slab_position = RelativePositionBias(num_heads, self.slab_axes) if relative else None
         self.depth_norm = nn.LayerNorm(hidden_size)
-        self.depth_attention = MultiHeadAttention(hidden_size, num_heads)
-        self.depth_position = RelativePositionBias(num_heads, num_axes=1)
+        self.depth_attention = MultiHeadAttention(hidden_size, num_heads, rotary=rotary)
+        self.depth_position = RelativePositionBias(num_heads, num_axes=1) if relative else None
         self.mlp_norm = nn.LayerNorm(hidden_size)
         self.mlp = FeedForward(hidden_size)
 
-    def forward(self, x: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, grid: Sequence[int], places: SlabPlaces) -> torch.Tensor:
         """
         Args:
-            x: `(B, T, N, C)`.
+            x: tokens of the slabs that are there `(M, N, C)`.
             grid: token grid of one slab, `N = prod(grid)`.
-            slab_mask: boolean `(B, T)`, True where a slab is there.
+            places: which slabs they are.
 
         Returns:
-            `(B, T, N, C)`.
+            `(M, N, C)`.
         """
-        batch, slabs, tokens, _ = x.shape
-        within = self.slab_norm(x).flatten(0, 1)
-        x = x + self.slab_attention(within, bias=self.slab_position(grid)).unflatten(0, (batch, slabs))
-        across = self.depth_norm(x).transpose(1, 2).flatten(0, 1)
-        key_mask = slab_mask.repeat_interleave(tokens, dim=0)
-        across = self.depth_attention(across, key_mask=key_mask, bias=self.depth_position((slabs,)))
-        x = x + across.unflatten(0, (batch, tokens)).transpose(1, 2)
+        (batch, slabs), tokens = places.mask.shape, x.shape[1]
+        bias = None
+        if self.slab_position is not None:
+            bias = self.slab_position(grid if self.slab_axes == 3 else (tokens,))
+        x = x + self.slab_attention(self.slab_norm(x), bias=bias)
+        # projected before it is spread over all places: what isn't there costs no product
+        query, key, value = (
+            places.spread(part).transpose(1, 2).flatten(0, 1)
+            for part in self.depth_attention.project(self.depth_norm(x))
+        )
+        bias = None if self.depth_position is None else self.depth_position((slabs,))
+        key_mask = places.mask.repeat_interleave(tokens, dim=0)
+        across = self.depth_attention.attend(query, key, value, key_mask, bias)
+        x = x + self.depth_attention.out(places.gather(across.unflatten(0, (batch, tokens)).transpose(1, 2)))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -96,18 +135,51 @@ class SoftTokenSelection(nn.Module):
         self.score = nn.Linear(hidden_size, num_selected, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, None]:
         """
         Args:
             x: `(B, M, C)`.
             mask: boolean `(B, M)`, True where a token is valid.
 
         Returns:
-            `(B, K, C)`.
+            `(B, K, C)`, and None: no weights but those in it.
         """
-        scores = self.score(self.norm(x)) * self.log_scale.exp()
-        weights = scores.masked_fill(~mask[..., None], -torch.inf).softmax(dim=1)
-        return weights.transpose(1, 2) @ x
+        # (B, K, M): a softmax over the last axis is several times faster than one over the axis before it
+        scores = self.score.weight @ self.norm(x).transpose(1, 2) * self.log_scale.exp()
+        return scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=2) @ x, None
+
+
+class TopKTokenSelection(nn.Module):
+    """The K tokens with the highest scores, in descending order.
+
+    Each is weighted by the sigmoid of its score, by which the scores learn (Gao and Ji, "Graph U-Nets",
+    https://arxiv.org/abs/1905.05178). Where there are fewer than K tokens, tokens of weight 0 fill the rest.
+
+    Args:
+        hidden_size: width of the tokens.
+        num_selected: number of selected tokens K.
+    """
+
+    def __init__(self, hidden_size: int, num_selected: int) -> None:
+        super().__init__()
+        self.num_selected = num_selected
+        self.norm = nn.LayerNorm(hidden_size, bias=False)
+        self.score = nn.Linear(hidden_size, 1)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            x: `(B, M, C)`.
+            mask: boolean `(B, M)`, True where a token is valid.
+
+        Returns:
+            `(B, K, C)`, and the weight of each `(B, K, 1)`.
+        """
+        scores = self.score(self.norm(x)).masked_fill(~mask[..., None], -torch.inf)
+        best = scores.topk(min(self.num_selected, x.shape[1]), dim=1)
+        missing = self.num_selected - best.values.shape[1]
+        chosen = x.gather(1, best.indices.expand(-1, -1, x.shape[2]))
+        return F.pad(chosen, (0, 0, 0, missing)), F.pad(best.values.sigmoid(), (0, 0, 0, missing))
 
 
 class DynamicMultiScalePooling(nn.Module):
@@ -122,15 +194,25 @@ class DynamicMultiScalePooling(nn.Module):
         hidden_size: width of the tokens.
         num_selected: number of tokens selected at scale 1.
         scales: edge lengths of the pooling windows in tokens.
+        selection: see :class:`U2Tokenizer`.
+        gated: whether the gate weights the scales.
     """
 
-    def __init__(self, hidden_size: int, num_selected: int, scales: Sequence[int] = (1, 2, 4)) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_selected: int,
+        scales: Sequence[int] = (1, 2, 4),
+        selection: str = "soft",
+        gated: bool = True,
+    ) -> None:
         super().__init__()
         self.scales = tuple(scales)
-        self.selections = nn.ModuleList(SoftTokenSelection(hidden_size, max(1, num_selected // s)) for s in self.scales)
-        # before the gate: after it, a norm of each token would undo the gate
+        select = SoftTokenSelection if selection == "soft" else TopKTokenSelection
+        self.selections = nn.ModuleList(select(hidden_size, max(1, num_selected // s)) for s in self.scales)
+        # before the gate and the weights: after them, a norm of each token would undo them
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in self.scales)
-        self.gate = nn.Linear(hidden_size, 1, bias=False)
+        self.gate = nn.Linear(hidden_size, 1, bias=False) if gated else None
         self.scale_embedding = nn.Parameter(torch.zeros(len(self.scales), hidden_size))
 
     def forward(self, x: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor) -> torch.Tensor:
@@ -153,13 +235,13 @@ class DynamicMultiScalePooling(nn.Module):
                     volume = torch.stack([part.mean(dim=axis) for part in volume.split(scale, dim=axis)], dim=axis)
                 pooled = volume.flatten(2).transpose(1, 2).unflatten(0, (batch, slabs))
             mask = slab_mask[:, :, None].expand(batch, slabs, pooled.shape[2])
-            selected.append(norm(selection(pooled.reshape(batch, -1, channels), mask.reshape(batch, -1))))
-        gates = torch.cat([self.gate(tokens.mean(dim=1)) for tokens in selected], dim=1).softmax(dim=1)
-        weighted = [
-            tokens * (gates[:, i, None, None] * len(selected)) + self.scale_embedding[i]
-            for i, tokens in enumerate(selected)
-        ]
-        return torch.cat(weighted, dim=1)
+            tokens, weights = selection(pooled.reshape(batch, -1, channels), mask.reshape(batch, -1))
+            tokens = norm(tokens)
+            selected.append(tokens if weights is None else tokens * weights)
+        if self.gate is not None:
+            gates = torch.cat([self.gate(tokens.mean(dim=1)) for tokens in selected], dim=1).softmax(dim=1)
+            selected = [tokens * (gates[:, i, None, None] * len(selected)) for i, tokens in enumerate(selected)]
+        return torch.cat([tokens + self.scale_embedding[i] for i, tokens in enumerate(selected)], dim=1)
 
 
 class AggregatorBlock(nn.Module):
@@ -217,6 +299,14 @@ class U2Tokenizer(nn.Module):
         num_selected: number of tokens selected at scale 1.
         num_queries: number of output tokens Q.
         scales: edge lengths of the pooling windows on the token grid.
+        position: relative positions in the refiner's attention: `"relative_3d"` (along depth, rows and columns of the
+            slab's grid), `"relative"` (in raster order, as published), `"rotary"` (likewise), or None for none but the
+            slab's place in the volume.
+        selection: `"soft"` (DTS) or `"topk"`.
+        pooling: `"dynamic"` (DMTP), `"multi"` (its scales without the gate) or None (scale 1 alone).
+
+    Raises:
+        ValueError: for an unknown option, or a `hidden_size` that is not divisible by `num_heads`.
 
     Example:
         >>> tokenizer = U2Tokenizer(hidden_size=64, num_heads=4, num_layers=1, num_selected=16, num_queries=8)
@@ -229,17 +319,24 @@ class U2Tokenizer(nn.Module):
         self,
         hidden_size: int,
         num_heads: int = 8,
-        num_layers: int = 4,
+        num_layers: int = 2,
         num_aggregator_layers: int | None = None,
         num_selected: int = 1024,
         num_queries: int = 256,
         scales: Sequence[int] = (1, 2, 4),
+        position: str | None = "relative_3d",
+        selection: str = "soft",
+        pooling: str | None = "dynamic",
     ) -> None:
         super().__init__()
+        checked_option("position", position, POSITIONS)
+        checked_option("selection", selection, SELECTIONS)
+        checked_option("pooling", pooling, POOLINGS)
         self.num_queries = num_queries
         self.slab_embedding = nn.Linear(8, hidden_size, bias=False)
-        self.refiner = nn.ModuleList(RefinerBlock(hidden_size, num_heads) for _ in range(num_layers))
-        self.pooling = DynamicMultiScalePooling(hidden_size, num_selected, scales)
+        self.refiner = nn.ModuleList(RefinerBlock(hidden_size, num_heads, position) for _ in range(num_layers))
+        scales = (1,) if pooling is None else scales
+        self.pooling = DynamicMultiScalePooling(hidden_size, num_selected, scales, selection, pooling == "dynamic")
         self.text_norm = nn.LayerNorm(hidden_size)
         # the sink gives the cross-attention something to attend to where there is no question
         self.text_sink = nn.Parameter(torch.zeros(1, 1, hidden_size))
@@ -270,10 +367,11 @@ class U2Tokenizer(nn.Module):
         wavelengths = 2.0 ** torch.arange(2, 6, device=tokens.device)
         phase = 2 * torch.pi * torch.arange(tokens.shape[1], device=tokens.device)[:, None] / wavelengths
         position = torch.cat([phase.sin(), phase.cos()], dim=1).to(tokens.dtype)
-        x = tokens + self.slab_embedding(position)[None, :, None]
+        places = SlabPlaces(slab_mask)
+        x = places.gather(tokens + self.slab_embedding(position)[None, :, None])
         for block in self.refiner:
-            x = block(x, grid, slab_mask)
-        return self.pooling(x, grid, slab_mask)
+            x = block(x, grid, places)
+        return self.pooling(places.spread(x), grid, slab_mask)
 
     def aggregate(
         self, visual: torch.Tensor, text: torch.Tensor | None = None, text_mask: torch.Tensor | None = None

@@ -11,10 +11,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from monai_u2.networks import U2Tokenizer
+from monai_u2.networks.u2_tokenizer import SlabPlaces, TopKTokenSelection
 
 GRID = (2, 3, 4)
 
@@ -36,6 +39,82 @@ def test_empty_slabs_change_nothing(tokenizer: U2Tokenizer) -> None:
     mask = torch.tensor([[True, True, True, False, False]])
     padded = torch.cat([tokens, 100 * torch.randn(1, 2, 24, 32)], dim=1)
     torch.testing.assert_close(tokenizer(padded, text, GRID, mask), tokenizer(tokens, text, GRID), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["relative_3d", "relative", "rotary", None])
+@pytest.mark.parametrize("selection", ["soft", "topk"])
+@pytest.mark.parametrize("pooling", ["dynamic", "multi", None])
+def test_all_combinations_run_and_learn_and_ignore_empty_slabs(
+    position: str | None, selection: str, pooling: str | None
+) -> None:
+    torch.manual_seed(0)
+    options = {"position": position, "selection": selection, "pooling": pooling}
+    tokenizer = U2Tokenizer(32, num_heads=4, num_layers=1, num_selected=60, num_queries=8, **options)
+    tokens, text = torch.randn(2, 3, 24, 32), torch.randn(2, 5, 32)
+    mask = torch.tensor([[True, False, True], [False, True, False]])  # 24 tokens for 60 places
+    out = tokenizer(tokens, text, GRID, mask)
+    assert out.shape == (2, 8, 32)
+    more = torch.cat([tokens, 100 * torch.randn(2, 4, 24, 32)], dim=1)
+    padded = torch.cat([mask, torch.zeros(2, 4, dtype=torch.bool)], dim=1)
+    torch.testing.assert_close(tokenizer(more, text, GRID, padded), out, rtol=1e-4, atol=1e-5)
+    changed = tokens.clone()
+    changed[0, 0, 3] = torch.randn(32)
+    others = tokenizer(changed, text, GRID, mask)
+    assert (others[0] - out[0]).abs().max() > 1e-4 and torch.equal(others[1], out[1])
+    (out * torch.randn_like(out)).sum().backward()
+    assert [name for name, parameter in tokenizer.named_parameters() if parameter.grad is None] == []
+    scores = tokenizer.pooling.selections[0].score.weight.grad
+    assert scores.abs().max() > 0  # top-k too: the weights of what was chosen learn
+
+
+@pytest.mark.parametrize("position", ["relative_3d", "relative", "rotary", None])
+def test_positions_tell_places_apart(position: str | None) -> None:
+    torch.manual_seed(0)
+    block = U2Tokenizer(32, num_heads=4, num_layers=1, num_selected=8, num_queries=4, position=position).refiner[0]
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    x = torch.randn(2, 24, 32)
+    moved = torch.cat([x[:, 1:], x[:, :1]], dim=1)
+    out, of_moved = (block(tokens, GRID, SlabPlaces(mask)) for tokens in (x, moved))
+    same = torch.allclose(torch.cat([out[:, 1:], out[:, :1]], dim=1), of_moved, atol=1e-5)
+    assert same is (position is None)
+
+
+def test_top_k_takes_the_highest_scores_in_their_order() -> None:
+    torch.manual_seed(0)
+    selection = TopKTokenSelection(8, num_selected=3)
+    x, mask = torch.randn(1, 6, 8), torch.tensor([[True] * 5 + [False]])
+    scores = selection.score(selection.norm(x))[0, :5, 0]
+    chosen, weights = selection(x, mask)
+    order = scores.argsort(descending=True)[:3]
+    assert torch.equal(chosen[0], x[0, order])
+    torch.testing.assert_close(weights[0, :, 0], scores[order].sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"position": "rope"}, "position 'rope' must be one of 'relative_3d', 'relative', 'rotary', None"),
+        ({"selection": "hard"}, "selection 'hard' must be one of 'soft', 'topk'"),
+        ({"pooling": "mean"}, "pooling 'mean' must be one of 'dynamic', 'multi', None"),
+        ({"position": "rotary", "num_heads": 32}, "rotary positions need heads of even width; 32 / 32 is odd"),
+        ({"num_heads": 5}, "hidden_size 32 must be divisible by num_heads 5"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        U2Tokenizer(**{"hidden_size": 32, "num_heads": 4, **options})
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_compiles_without_graph_breaks(masked: bool) -> None:
+    torch.manual_seed(0)
+    tokenizer = U2Tokenizer(32, num_heads=4, num_layers=1, num_selected=16, num_queries=8).eval()
+    tokens, text = torch.randn(2, 3, 24, 32), torch.randn(2, 5, 32)
+    mask = torch.tensor([[True, True, False], [True] * 3]) if masked else None
+    compiled = torch.compile(tokenizer, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        expected = tokenizer(tokens, text, GRID, mask)
+        torch.testing.assert_close(compiled(tokens, text, GRID, mask), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_padded_question_changes_nothing(tokenizer: U2Tokenizer) -> None:
