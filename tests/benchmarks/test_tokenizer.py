@@ -1,0 +1,78 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizer
+import torch
+from literal_tokenizer import literal_tokenizer
+from safetensors.torch import load_file
+
+from monai_u2.exceptions import InputError
+from monai_u2.networks import ViT3D
+
+VISION = {
+    "image_size": [8, 16, 24],
+    "patch_size": [4, 8, 8],
+    "hidden_size": 24,
+    "mlp_dim": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+}
+SMALL: dict[str, Any] = {
+    **{"slabs": 2, "tokens": 24, "channels": 32, "heads": 4, "layers": 2, "selected": 13, "queries": 6, "text": 5},
+    "grid": [2, 3, 4],
+    "vision": VISION,
+}
+GOLDEN = Path(__file__).parents[1] / "golden" / "u2tok_full.safetensors"
+
+
+def test_the_literal_function_is_the_published_one() -> None:
+    golden = load_file(GOLDEN)
+    state = {name.removeprefix("state."): value for name, value in golden.items() if name.startswith("state.")}
+    out = literal_tokenizer(state, golden["input.v_token"], golden["input.t_token"], heads=4, num_layers=2)
+    torch.testing.assert_close(out, golden["output.y"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_literal_tower_is_the_tower() -> None:
+    torch.manual_seed(0)
+    tower, image = ViT3D(**VISION), torch.rand(2, 1, 8, 16, 24)
+    torch.testing.assert_close(tokenizer.literal_tower(tower, image), tower(image), rtol=1e-4, atol=1e-5)
+
+
+def test_operations_at_paper_scale() -> None:
+    """As counted by hand: 816 GFLOP and 4.05 TFLOP."""
+    assert tokenizer.tokenizer_operations(tokenizer.PAPER) == pytest.approx(816e9, rel=2e-3)
+    with torch.device("meta"):
+        assert tokenizer.tower_operations(ViT3D(), 8) == pytest.approx(4.05e12, rel=2e-3)
+
+
+def test_writes_a_row_for_each_figure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tokenizer.benchmark(str(tmp_path / "out.json"), rounds=1, sizes=SMALL, peak_size=256)
+    figures = json.loads((tmp_path / "out.json").read_text())
+    rows = {(row["allocator"], row["mode"], row["dtype"], row["variant"]): row for row in figures["rows"]}
+    assert len(rows) == 2 * (4 + 3) + 4 + 2 * 2
+    for (_, mode, _, variant), row in rows.items():
+        assert row["seconds"] > 0 and row["faster"] > 0, (mode, variant)
+    assert all(row["faster"] == 1 for key, row in rows.items() if key[3].startswith("literal"))
+    differences = figures["difference to the literal function"]
+    assert differences["paper"] < 1e-3 and differences["folded"] < 1e-3 and differences["spread of the outputs"] > 0.1
+    assert "| default | forward, bfloat16 | literal tower |" in capsys.readouterr().out
+
+
+def test_unknown_sizes_are_refused() -> None:
+    with pytest.raises(InputError, match=r"sizes \['slab'\] aren't known"):
+        tokenizer.benchmark(sizes={"slab": 2})
