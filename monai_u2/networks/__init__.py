@@ -37,6 +37,7 @@ _NAMES: dict[str, str] = {
     "convert_official": "official_checkpoints",
     "load_vision_checkpoint": "checkpoints",
     "relative_windows": "vit3d",
+    "u2_tokenizer_paper": "paper_u2_tokenizer",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -20,6 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from monai_u2.networks.attention import FeedForward, MultiHeadAttention
 from monai_u2.networks.u2_tokenizer import checked_slab_mask
@@ -132,7 +133,7 @@ class ProjectedTokens(_ImageTokens):
         return tokens.flatten(1, 2)
 
 
-class ResamplerBlock(nn.Module):
+class ResamplerBlock(GradientCheckpointingLayer):
     """Pre-norm residual block: queries attend to the visual tokens and to each other, then feed-forward.
 
     Args:

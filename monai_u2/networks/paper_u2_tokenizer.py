@@ -14,12 +14,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from monai_u2.networks.attention import checked_option, rotate
 
@@ -145,7 +146,7 @@ def _self_attention(hidden_size: int, num_heads: int, position: str | None, max_
     return PaperAttention(hidden_size, num_heads, position, max_length)
 
 
-class SpatioTemporalAttention(nn.Module):
+class SpatioTemporalAttention(GradientCheckpointingLayer):
     """Attention over the tokens of each slab, then over the slabs at each token; neither residual nor norm.
 
     Args:
@@ -304,7 +305,7 @@ class PooledTokens:
         return self._pool(F.linear(self.selected, linear.weight), self._gates) + linear.bias
 
 
-class TextConditionedLayer(nn.Module):
+class TextConditionedLayer(GradientCheckpointingLayer):
     """Post-norm layer of the queries: self-attention, attention to the visual tokens, attention to the question.
 
     Args:
@@ -371,6 +372,17 @@ _POOLING: dict[str | None, Callable[[int], MultiScalePooling]] = {
     "multi": lambda hidden_size: MultiScalePooling(),
     None: lambda hidden_size: NoPooling(),
 }
+
+
+def u2_tokenizer_paper(hidden_size: int = 2048, **options: Any) -> PaperU2Tokenizer:
+    """The published configuration: 8 heads, 4 layers, 1024 selected tokens, 256 queries, relative positions, DTS and
+    DMTP.
+
+    Args:
+        hidden_size: width of the language model's embeddings; 2048 is Llama-3.2-1B's.
+        options: other arguments of :class:`PaperU2Tokenizer`.
+    """
+    return PaperU2Tokenizer(hidden_size, **options)
 
 
 class PaperU2Tokenizer(nn.Module):

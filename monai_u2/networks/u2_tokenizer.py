@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from monai_u2.networks.attention import FeedForward, MultiHeadAttention, RelativePositionBias, checked_option
 
@@ -69,7 +70,7 @@ class SlabPlaces:
         return x.unflatten(0, tuple(self.mask.shape))
 
 
-class RefinerBlock(nn.Module):
+class RefinerBlock(GradientCheckpointingLayer):
     """Pre-norm residual block: attention within each slab, attention over slabs at each grid place, feed-forward.
 
     Args:
@@ -244,7 +245,7 @@ class DynamicMultiScalePooling(nn.Module):
         return torch.cat([tokens + self.scale_embedding[i] for i, tokens in enumerate(selected)], dim=1)
 
 
-class AggregatorBlock(nn.Module):
+class AggregatorBlock(GradientCheckpointingLayer):
     """Pre-norm residual block of the query tokens: self-attention, visual tokens, the question's tokens, feed-forward.
 
     Args:

@@ -13,14 +13,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn as nn
-from transformers import AutoModel, GenerationMixin
+from transformers import AutoConfig, AutoModel, GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
+from monai_u2.exceptions import InputError
 from monai_u2.networks.baseline_tokenizers import LinearTokens, ProjectedTokens, QueryResampler
 from monai_u2.networks.finding_head import FindingHead, volume_finding_logits
 from monai_u2.networks.paper_u2_tokenizer import PaperU2Tokenizer
@@ -31,6 +33,8 @@ from monai_u2.networks.u2llm_initialization import U2LLMPreTrainedModel
 from monai_u2.networks.vit3d import ViT3D
 
 # class of each tokenizer type
+# what a U2LLMConfig holds beside the language model
+_COMPOSED = ("vision", "projector", "u2_tokenizer", "image_token_id", "num_findings", "num_finding_tokens")
 TOKENIZERS: dict[str, type[nn.Module]] = {
     "u2": U2Tokenizer,
     "paper": PaperU2Tokenizer,
@@ -264,6 +268,63 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         self.model = U2Model(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Load a model from a folder; see `transformers.PreTrainedModel.from_pretrained`.
+
+        Weights are mapped into memory and never held twice. What a folder lacks is an error here, instead of being
+        initialized with a warning, unless `output_loading_info=True` asks for the list of it.
+
+        Raises:
+            InputError: when weights are missing, or the folder holds others.
+        """
+        if kwargs.get("output_loading_info"):
+            return super().from_pretrained(path, *args, **kwargs)
+        model, info = super().from_pretrained(path, *args, **{**kwargs, "output_loading_info": True})
+        problems = [
+            f"{what} {', '.join(sorted(map(str, info[key]))[:5])} ({len(info[key])} in all)"
+            for what, key in (("missing:", "missing_keys"), ("unknown:", "unexpected_keys"))
+            if info[key]
+        ]
+        if problems:
+            raise InputError(
+                f"{path}: its weights aren't those of the model in its config.json; {'; '.join(problems)}. Check the "
+                "folder; an official one goes through monai-u2 convert first."
+            )
+        return model
+
+    @classmethod
+    def from_language_model(
+        cls, path: str | os.PathLike[str], config: U2LLMConfig | None = None, **kwargs: Any
+    ) -> U2LLM:
+        """A new model around a pre-trained language model: vision tower, projector and tokenizer start at random.
+
+        Args:
+            path: folder of a causal language model of `transformers`, such as Llama-3.2, Qwen3 or Phi-3.
+            config: the new model's; its `text_config` is replaced by the folder's. By default the paper's sizes.
+            kwargs: other arguments of `from_pretrained`, such as `dtype`.
+
+        Raises:
+            InputError: when the folder lacks weights of the language model, or holds others.
+        """
+        text_config = AutoConfig.from_pretrained(path)
+        given = {} if config is None else {key: getattr(config, key) for key in _COMPOSED}
+        if config is None:
+            given = {"image_token_id": text_config.vocab_size}
+        config = U2LLMConfig(text_config=text_config, **given)
+        model, info = super().from_pretrained(
+            path, config=config, key_mapping={r"^model\.": "model.language_model."}, output_loading_info=True, **kwargs
+        )
+        # kept, it would give the weights their old names when they are saved
+        model._weight_conversions = None
+        lacking = [key for key in info["missing_keys"] if key.startswith(("model.language_model.", "lm_head."))]
+        if lacking or info["unexpected_keys"]:
+            raise InputError(
+                f"{path}: isn't a causal language model that fits its config.json; missing {sorted(lacking)[:5]}, "
+                f"unknown {sorted(info['unexpected_keys'])[:5]}."
+            )
+        return model
 
     @property
     def num_image_tokens(self) -> int:

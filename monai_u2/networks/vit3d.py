@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn as nn
 from monai.networks.blocks import Convolution, PatchEmbeddingBlock, TransformerBlock
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class ConvolutionalStem(nn.Sequential):
@@ -121,6 +122,10 @@ class _Transpose(nn.Module):
         return x.transpose(1, 2)
 
 
+class VisionBlock(GradientCheckpointingLayer, TransformerBlock):
+    """MONAI's transformer block, whose activations can be computed again instead of held."""
+
+
 class ViT3D(nn.Module):
     """MONAI's vision transformer in the layout of M3D-CLIP: patch tokens and a class token in, patch tokens out.
 
@@ -179,7 +184,7 @@ class ViT3D(nn.Module):
             )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
         self.blocks = nn.ModuleList(
-            TransformerBlock(hidden_size, mlp_dim, num_heads, use_flash_attention=True) for _ in range(num_layers)
+            VisionBlock(hidden_size, mlp_dim, num_heads, use_flash_attention=True) for _ in range(num_layers)
         )
         for block in self.blocks:
             del block.norm_cross_attn  # never used without cross-attention; an unused parameter makes DDP fail
