@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 SHARED = (
@@ -187,3 +188,22 @@ def test_metadata_agree_with_the_package_and_the_config(bundle: Path) -> None:
 
 def test_model_file_is_small(bundle: Path) -> None:
     assert (bundle / "models" / "model.pt").stat().st_size <= 12e6
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("llama32_1b", 1.236), ("qwen3_1_7b", 1.721), ("qwen3_4b", 4.022), ("qwen3_8b", 8.191), ("phi3_mini", 3.821)],
+)
+def test_shapes_of_real_language_models(bundle: Path, name: str, billions: float) -> None:
+    """The language model's parameters are as many as its model card says; the rest has the published sizes."""
+    parser = ConfigParser()
+    parser.read_config([bundle / "configs" / "sft.json", bundle / "configs" / "models" / f"{name}.json"])
+    parser.update({"bundle_root": str(bundle), "num_workers": 0})
+    with torch.device("meta"):
+        network = parser.get_parsed_content("network_def")
+    count = sum(parameter.numel() for parameter in network.model.language_model.parameters())
+    if not network.config.tie_word_embeddings:
+        count += network.lm_head.weight.numel()
+    assert count / 1e9 == pytest.approx(billions, rel=1e-3)
+    assert network.num_image_tokens == 256
+    assert network.model.vision_tower.grid == (8, 16, 16) and network.model.projector.grid == (4, 8, 8)
