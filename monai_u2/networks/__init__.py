@@ -22,6 +22,7 @@ _NAMES: dict[str, str] = {
     "FoldedPaperU2Tokenizer": "paper_folding",
     "IntensityWindows": "vit3d",
     "LinearTokens": "baseline_tokenizers",
+    "MergedWeights": "finetuning",
     "MultiHeadAttention": "attention",
     "PaperU2Tokenizer": "paper_u2_tokenizer",
     "ProjectedTokens": "baseline_tokenizers",
@@ -36,6 +37,7 @@ _NAMES: dict[str, str] = {
     "ViT3D": "vit3d",
     "convert_official": "official_checkpoints",
     "load_vision_checkpoint": "checkpoints",
+    "prepare_finetuning": "finetuning",
     "relative_windows": "vit3d",
     "u2_tokenizer_paper": "paper_u2_tokenizer",
 }

@@ -142,3 +142,21 @@ def test_fine_tuning_starts_from_the_vision_checkpoint(vision: Path, bundle: Pat
 def test_resume_without_checkpoint_says_so(bundle: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="nothing to resume from"):
         run(bundle, bundle, tmp_path, data, "--resume", "True")
+
+
+def test_adapters_are_trained_beside_a_frozen_tower_and_merged(
+    bundle: Path, data: Path, vision: Path, tmp_path: Path
+) -> None:
+    checkpoint = vision / "vision.pt"
+    options = ["--lora", "{'r': 4, 'target_modules': ['q_proj', 'v_proj']}", "--frozen", "['model.vision_tower']"]
+    options += ["--activation_checkpointing", "True", "--max_epochs", "1", "--vision_checkpoint", str(checkpoint)]
+    run(bundle, bundle, tmp_path, data, *options)
+    tuned = torch.load(tmp_path / "model.pt", weights_only=True)
+    shipped = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert tuned.keys() == shipped.keys()  # inference loads it as any other
+    tower = torch.load(checkpoint, weights_only=True)["vision_tower"]
+    assert all(torch.equal(tuned[f"model.vision_tower.{name}"], value) for name, value in tower.items())
+    resumed = run(bundle, bundle, tmp_path, data, *options, "--max_epochs", "2", "--resume", "True")
+    assert "Epoch[2] Complete" in resumed
+    with pytest.raises(AssertionError, match="no layer of the language model is called qkv"):
+        run(bundle, bundle, tmp_path, data, "--lora", "{'target_modules': ['qkv']}")

@@ -33,20 +33,6 @@ TOKENIZER_OPTIONS = {
 }
 
 
-@pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(2, 90, (3, 10), generator=generator)
-    ids[:, 2:6] = 99
-    return {
-        "image": torch.rand(2, 3, 8, 32, 32, generator=generator),
-        "input_ids": ids,
-        "question_ids": torch.randint(2, 90, (3, 4), generator=generator),
-        "image_index": torch.tensor([0, 0, 1]),
-        "slab_mask": torch.tensor([[True, True, False], [True, True, True]]),
-    }
-
-
 def varied(model: U2LLM, **options: object) -> U2LLM:
     """A model like `model` with other options in its configuration, its weights random."""
     config = copy.deepcopy(model.config)

@@ -1,0 +1,130 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What of a U2LLM is trained: LoRA on the language model, frozen parts, activations that are computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from monai_u2.exceptions import InputError
+
+LANGUAGE_MODEL = "model.language_model"
+
+
+def prepare_finetuning(
+    network: nn.Module,
+    lora: Mapping[str, Any] | None = None,
+    frozen: Sequence[str] = (),
+    activation_checkpointing: bool = False,
+) -> nn.Module:
+    """Choose what of a model is trained, and how.
+
+    Args:
+        network: a :class:`U2LLM`; changed in place.
+        lora: arguments of `peft.LoraConfig`, such as `{"r": 16, "target_modules": ["q_proj", "v_proj"]}`: low-rank
+            adapters in the language model, whose own weights are frozen; elsewhere none are put. None for no adapters.
+        frozen: names of modules that aren't trained, such as `model.vision_tower`; they stay in evaluation mode, so
+            that batch normalization keeps its statistics too.
+        activation_checkpointing: compute activations of vision tower, tokenizer and language model again in the
+            backward pass, in place of holding them.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: when a name isn't one of the model's modules, or no layer of the language model has a name of
+            `target_modules`.
+    """
+    if lora is not None:
+        _add_lora(network, dict(lora))
+    modules = dict(network.named_modules())
+    for name in frozen:
+        if name not in modules:
+            tops = [key for key in modules if key.count(".") == 1 and key.startswith("model.")]
+            raise InputError(f"frozen {name!r} is no module of the model; expected names such as {', '.join(tops)}.")
+        modules[name].requires_grad_(False)
+        modules[name].register_forward_pre_hook(_stay_in_evaluation_mode)
+    if activation_checkpointing:
+        # transformers 5.23 gave it this name
+        getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)()
+    return network
+
+
+def _stay_in_evaluation_mode(module: nn.Module, inputs: Any) -> None:
+    if module.training:
+        module.eval()
+
+
+def _add_lora(network: nn.Module, options: dict[str, Any]) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = options.get("target_modules") or ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"]
+    names = [targets] if isinstance(targets, str) else list(targets)
+    chosen = [
+        name
+        for name, module in network.get_submodule(LANGUAGE_MODEL).named_modules()
+        if isinstance(module, nn.Linear) and name.split(".")[-1] in names
+    ]
+    if not chosen:
+        linear = {
+            name.split(".")[-1]
+            for name, module in network.get_submodule(LANGUAGE_MODEL).named_modules()
+            if isinstance(module, nn.Linear)
+        }
+        raise InputError(
+            f"lora: no layer of the language model is called {', '.join(names)}; its linear layers are "
+            f"{', '.join(sorted(linear))}. Name some of them as target_modules."
+        )
+    others = [parameter for name, parameter in network.named_parameters() if not name.startswith(LANGUAGE_MODEL)]
+    trained = [parameter for parameter in others if parameter.requires_grad]
+    config = LoraConfig(**{**options, "target_modules": [f"{LANGUAGE_MODEL}.{name}" for name in chosen]})
+    inject_adapter_in_model(config, network)  # freezes all but the adapters
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    network.get_output_embeddings().weight.requires_grad_(False)
+
+
+class MergedWeights:
+    """State dict of a model with its LoRA adapters added to the weights, under the names of a model without adapters.
+
+    So `model.pt` loads where no adapters are known; the model itself stays as it is.
+
+    Args:
+        network: a :class:`U2LLM`, or one in DistributedDataParallel.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The merged weights; the model's own tensors where it has no adapters."""
+        network = getattr(self.network, "module", self.network)
+        if not getattr(network, "peft_config", None):
+            return network.state_dict()
+        from peft.tuners.lora import LoraLayer
+
+        merged = {
+            f"{name}.weight": module.base_layer.weight + module.get_delta_weight(module.active_adapters[0])
+            for name, module in network.named_modules()
+            if isinstance(module, LoraLayer)
+        }
+        state = {key: value for key, value in network.state_dict().items() if ".lora_" not in key}
+        return {key.replace(".base_layer.", "."): value for key, value in state.items()} | merged
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Load weights of a model without adapters into one without adapters."""
+        getattr(self.network, "module", self.network).load_state_dict(state_dict)

@@ -1,0 +1,102 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_u2.exceptions import InputError
+from monai_u2.networks import U2LLM, MergedWeights, prepare_finetuning
+
+LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
+
+
+def step(network: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.3)
+    labels = batch["input_ids"].clone()
+    for _ in range(2):  # the first leaves one of each pair of adapter matrices at its zeros
+        optimizer.zero_grad()
+        network.train()(**batch, labels=labels).loss.backward()
+        optimizer.step()
+
+
+def changed(network: U2LLM, before: dict[str, torch.Tensor]) -> set[str]:
+    state = MergedWeights(network).state_dict()
+    assert state.keys() == before.keys()
+    return {name for name, value in state.items() if not torch.equal(value, before[name])}
+
+
+def parts(names: set[str]) -> set[str]:
+    return {".".join(name.split(".")[:2]) for name in names}
+
+
+def test_lora_trains_the_adapters_and_the_vision_side(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    before = {name: value.clone() for name, value in tiny_u2llm.state_dict().items()}
+    expected = tiny_u2llm(**batch).logits
+    network = prepare_finetuning(tiny_u2llm, lora=LORA)
+    torch.testing.assert_close(network(**batch).logits, expected)
+    adapters = [name for name, p in network.named_parameters() if p.requires_grad and "language_model" in name]
+    assert len(adapters) == 2 * 2 * 2 and all(".lora_" in name for name in adapters)
+    step(network, batch)
+    names = changed(network, before)
+    of_text = {name for name in names if "language_model" in name}
+    assert {name.split(".")[-2] for name in of_text} == {"q_proj", "v_proj"} and len(of_text) == 4
+    assert parts(names) >= {"model.vision_tower", "model.projector", "model.u2_tokenizer", "model.language_model"}
+    assert "lm_head.weight" not in names
+
+    plain = U2LLM(network.config).eval()
+    plain.load_state_dict(MergedWeights(network).state_dict())
+    torch.testing.assert_close(plain(**batch).logits, network.eval()(**batch).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_parts_keep_weights_and_statistics(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    tiny_u2llm.model.vision_tower.patch_embedding.add_module("statistics", torch.nn.BatchNorm3d(1))
+    tower = tiny_u2llm.model.vision_tower
+    embed = tower.patch_embedding.forward
+    tower.patch_embedding.forward = lambda x: embed(tower.patch_embedding.statistics(x))
+    before = {name: value.clone() for name, value in tiny_u2llm.state_dict().items()}
+    step(tiny_u2llm, batch)
+    assert "model.vision_tower.patch_embedding.statistics.running_mean" in changed(tiny_u2llm, before)
+    tiny_u2llm.load_state_dict(before)
+    network = prepare_finetuning(tiny_u2llm, lora=LORA, frozen=["model.vision_tower"])
+    step(network, batch)
+    names = changed(network, before)
+    assert "model.vision_tower" not in parts(names) and "model.projector" in parts(names)
+
+
+def test_activation_checkpointing_gives_the_same_gradients(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    def gradient() -> torch.Tensor:
+        tiny_u2llm.zero_grad()
+        tiny_u2llm.train()(**batch, labels=batch["input_ids"]).loss.backward()
+        return tiny_u2llm.model.vision_tower.blocks[0].mlp.linear1.weight.grad.clone()
+
+    expected = gradient()
+    calls: list[int] = []
+    tiny_u2llm.model.u2_tokenizer.refiner[0].mlp_norm.register_forward_hook(lambda *_: calls.append(1))
+    prepare_finetuning(tiny_u2llm, activation_checkpointing=True)
+    torch.testing.assert_close(gradient(), expected, rtol=1e-4, atol=1e-7)
+    assert len(calls) == 2
+
+
+def test_without_options_nothing_changes(tiny_u2llm: U2LLM) -> None:
+    before = tiny_u2llm.state_dict()
+    assert prepare_finetuning(tiny_u2llm) is tiny_u2llm
+    assert all(parameter.requires_grad for parameter in tiny_u2llm.parameters())
+    state = MergedWeights(tiny_u2llm).state_dict()
+    assert all(state[name].data_ptr() == value.data_ptr() for name, value in before.items())
+
+
+def test_names_that_are_none(tiny_u2llm: U2LLM) -> None:
+    with pytest.raises(InputError, match="frozen 'vision_tower' is no module of the model; .* model.vision_tower"):
+        prepare_finetuning(tiny_u2llm, frozen=["vision_tower"])
+    with pytest.raises(InputError, match="no layer of the language model is called qkv; its linear layers are down_pr"):
+        prepare_finetuning(tiny_u2llm, lora={"target_modules": ["qkv"]})
