@@ -306,8 +306,13 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             kwargs: other arguments of `from_pretrained`, such as `dtype`.
 
         Raises:
-            InputError: when the folder lacks weights of the language model, or holds others.
+            InputError: when there is no such folder, or it lacks weights of the language model or holds others.
         """
+        if path is None or not os.path.isfile(os.path.join(path, "config.json")):
+            raise InputError(
+                f"language model {path}: no config.json there; expected the folder of a causal language model, "
+                "downloaded from Hugging Face."
+            )
         text_config = AutoConfig.from_pretrained(path)
         given = {} if config is None else {key: getattr(config, key) for key in _COMPOSED}
         if config is None:

@@ -207,3 +207,31 @@ def test_shapes_of_real_language_models(bundle: Path, name: str, billions: float
     assert count / 1e9 == pytest.approx(billions, rel=1e-3)
     assert network.num_image_tokens == 256
     assert network.model.vision_tower.grid == (8, 16, 16) and network.model.projector.grid == (4, 8, 8)
+
+
+def test_a_pretrained_language_model_is_taken_over(bundle: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from monai_u2.data import load_text_tokenizer
+
+    tokenizer = load_text_tokenizer(bundle / "models" / "text_tokenizer")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4}
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    language_model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3", **sizes, **ids, head_dim=16))
+    language_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    parser = ConfigParser()
+    names = ("sft.json", "models/pretrained_language_model.json")
+    parser.read_config([str(bundle / "configs" / name) for name in names])
+    parser.update({"bundle_root": str(bundle), "language_model_dir": str(tmp_path), "vision_checkpoint": None})
+    network = parser.get_parsed_content("network")
+    assert network.config.text_config.model_type == "qwen3" and network.num_image_tokens == parser["num_queries"]
+    tokens = torch.arange(2, 9)[None]
+    torch.testing.assert_close(network(input_ids=tokens).logits, language_model(input_ids=tokens).logits)
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / name) for name in names])
+    parser.update({"bundle_root": str(bundle), "text_tokenizer_dir": str(bundle / "models" / "text_tokenizer")})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("network_def")
+    assert "language model None: no config.json there" in str(caught.value.__cause__)
