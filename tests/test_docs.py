@@ -30,12 +30,34 @@ SET_UP = ("python3 -m venv .venv", ".venv/bin/pip install -q -c constraints.txt 
 SMALL_TRAINING = (
     "--phantom#num_train 4 --phantom#num_validation 2 --phantom#questions_per_case 20 --batch_size 2 --warmup_steps 1"
 )
+SMALL_VISION = {"image_size": [8, 16, 32], "patch_size": [4, 8, 8], "hidden_size": 24, "mlp_dim": 48, "num_layers": 1}
+SMALL_VISION |= {"num_heads": 4}
+SMALL_SIZES = {
+    "slabs": 2,
+    "tokens": 24,
+    "channels": 32,
+    "heads": 4,
+    "layers": 1,
+    "selected": 8,
+    "queries": 6,
+    "text": 5,
+}
+SMALL_SIZES |= {"grid": [2, 3, 4], "vision": SMALL_VISION}
+SMALL_MODEL = {
+    "text_config": {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1},
+    "vision": SMALL_VISION,
+    "u2_tokenizer": {"type": "paper", "num_heads": 4, "num_layers": 1, "num_selected": 8, "num_queries": 4},
+    "image_token_id": 64,
+}
 # options that make a benchmark small
 SMALL_BENCHMARKS = {
     "question_controls.py": "--num_cases 2",
     "unseen_geometry.py": "--num_cases 2",
     "signal_table.py": "--cases 2 --steps 1",
     "token_paths.py": "--num_train 8 --num_validation 2 --steps 1 --seeds 1 --batch_size 2",
+    "tokenizer.py": "--rounds 1 --peak_size 128 --sizes '" + json.dumps(SMALL_SIZES) + "'",
+    "generate.py": "--samples 2 --num_queries 4 --new_tokens 2 --rounds 1 --vision '" + json.dumps(SMALL_VISION) + "'",
+    "load.py": "--config '" + json.dumps(SMALL_MODEL) + "'",
     "phantom_ladder.py": "--num_train 4 --num_validation 2 --num_test 2 --steps 2 --batch_size 2",
 }
 SHORT_REPORTS = " --validate#inferer#max_new_tokens 8"
@@ -89,6 +111,12 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
             continue
         done = subprocess.run(small, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{small}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_runs(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        exec(compile(block, str(page), "exec"), {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -45,6 +45,22 @@ def checked_slab_mask(tokens: torch.Tensor, grid: Sequence[int], slab_mask: torc
     return slab_mask
 
 
+def checked_text_mask(text: torch.Tensor, text_mask: torch.Tensor | None) -> torch.Tensor:
+    """Mask of the question's tokens `(B, L)`; ValueError where it doesn't fit `text` `(B, L, C)`, or a question has no
+    token."""
+    if text_mask is None:
+        return torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+    if text_mask.shape != text.shape[:2]:
+        raise ValueError(f"text_mask {tuple(text_mask.shape)} must be {tuple(text.shape[:2])}, as the text's (B, L).")
+    text_mask = text_mask.bool()
+    if not torch.compiler.is_compiling() and not bool(text_mask.any(dim=1).all()):
+        raise ValueError(
+            f"question {int(text_mask.any(dim=1).int().argmin())} of the batch has no token that isn't masked; give it "
+            "one, or no text for no question."
+        )
+    return text_mask
+
+
 class SlabPlaces:
     """Which slabs of a batch are there: work on tokens goes over these alone, `(M, …)` in place of `(B, T, …)`.
 
@@ -386,15 +402,17 @@ class U2Tokenizer(nn.Module):
 
         Returns:
             `(B, Q, C)`.
+
+        Raises:
+            ValueError: when mask and text don't fit, or a question has no token.
         """
         batch = visual.shape[0]
         context = self.text_sink.expand(batch, -1, -1)
         context_mask = torch.ones(batch, 1, dtype=torch.bool, device=visual.device)
         if text is not None:
-            if text_mask is None:
-                text_mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+            text_mask = checked_text_mask(text, text_mask)
             context = torch.cat([context, self.text_norm(text)], dim=1)
-            context_mask = torch.cat([context_mask, text_mask.bool()], dim=1)
+            context_mask = torch.cat([context_mask, text_mask], dim=1)
         queries = self.query_tokens.expand(batch, -1, -1)
         for block in self.aggregator:
             queries = block(queries, visual, context, context_mask)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
@@ -277,11 +278,14 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         initialized with a warning, unless `output_loading_info=True` asks for the list of it.
 
         Raises:
-            InputError: when weights are missing, or the folder holds others.
+            InputError: when weights are missing, a file of them isn't whole, or the folder holds others.
         """
         if kwargs.get("output_loading_info"):
             return super().from_pretrained(path, *args, **kwargs)
-        model, info = super().from_pretrained(path, *args, **{**kwargs, "output_loading_info": True})
+        try:
+            model, info = super().from_pretrained(path, *args, **{**kwargs, "output_loading_info": True})
+        except SafetensorError as error:
+            raise InputError(f"{path}: its weights can't be read ({error}); download or convert it again.") from error
         problems = [
             f"{what} {', '.join(sorted(map(str, info[key]))[:5])} ({len(info[key])} in all)"
             for what, key in (("missing:", "missing_keys"), ("unknown:", "unexpected_keys"))

@@ -154,6 +154,14 @@ def test_missing_and_unknown_weights_are_errors(model: U2LLM, tmp_path: Path) ->
         U2LLM.from_pretrained(tmp_path)
 
 
+def test_a_truncated_file_is_an_error(model: U2LLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: its weights can't be read")):
+        U2LLM.from_pretrained(tmp_path)
+
+
 def test_starts_from_a_pretrained_language_model_and_exports_it(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = SIZES | FAMILIES[family]
