@@ -107,7 +107,9 @@ def _tower_of_state_dict(content: Mapping[str, Any], path: Path) -> dict[str, An
     rest = [key for key in content if not key.startswith((*_OTHER_PARTS, prefix))] if prefix else []
     if rest:
         raise InputError(f"vision checkpoint {path}: unknown keys {_named(rest)} beside {prefix}*.")
-    return {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
+    tower = {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
+    # MONAI's blocks hold this norm since 1.4 and use it for cross-attention alone, of which the tower has none
+    return {key: value for key, value in tower.items() if ".norm_cross_attn." not in key}
 
 
 def _load(module: nn.Module, state: Mapping[str, Any], path: Path, name: str) -> None:

@@ -40,7 +40,10 @@ def test_pretrained_tower_and_head_are_taken(tiny_u2llm: U2LLM, tmp_path: Path) 
 def test_m3d_clip_keys_are_taken(tiny_u2llm: U2LLM, tmp_path: Path) -> None:
     tower = pretrained(tiny_u2llm)["vision_tower"]
     state = {f"vision_encoder.{key}": value for key, value in tower.items()}
-    save_file({**state, "language_encoder.embeddings": torch.zeros(2)}, tmp_path / "m3d_clip.safetensors")
+    # what M3D-CLIP holds beside the tower, and what MONAI's blocks hold since 1.4
+    state |= {"language_encoder.embeddings": torch.zeros(2), "logit_scale": torch.zeros(())}
+    state |= {"vision_encoder.blocks.0.norm_cross_attn.weight": torch.zeros(48)}
+    save_file(state, tmp_path / "m3d_clip.safetensors")
     load_vision_checkpoint(tiny_u2llm, tmp_path / "m3d_clip.safetensors")
     assert all(bool((p == 0.5).all()) for p in tiny_u2llm.model.vision_tower.parameters())
 

@@ -94,6 +94,21 @@ def test_all_combinations_run(position: str | None, selection: str, pooling: str
     assert out.shape == (2, 4, 16) and out.isfinite().all()
 
 
+@pytest.mark.parametrize("position", ["relative", "rotary", None])
+def test_compiles_without_graph_breaks_and_runs_in_bfloat16(position: str | None) -> None:
+    torch.manual_seed(0)
+    tokenizer = small(position=position).eval()
+    visual, text = torch.randn(2, 3, 6, 16), torch.randn(2, 5, 16)
+    with torch.no_grad():
+        for module in (tokenizer, tokenizer.fold()):
+            expected = module(visual, text)
+            compiled = torch.compile(module, fullgraph=True, backend="eager")
+            torch.testing.assert_close(compiled(visual, text), expected, rtol=1e-4, atol=1e-5)
+            half = module.bfloat16()(visual.bfloat16(), text.bfloat16())
+            assert half.dtype == torch.bfloat16 and (half.float() - expected).abs().max() < 0.1
+            tokenizer.float()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -117,6 +117,14 @@ def test_compiles_without_graph_breaks(masked: bool) -> None:
         torch.testing.assert_close(compiled(tokens, text, GRID, mask), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_runs_in_bfloat16(tokenizer: U2Tokenizer) -> None:
+    tokens, text = torch.randn(2, 3, 24, 32), torch.randn(2, 5, 32)
+    mask = torch.tensor([[True, True, False], [True] * 3])
+    expected = tokenizer(tokens, text, GRID, mask)
+    half = tokenizer.bfloat16()(tokens.bfloat16(), text.bfloat16(), GRID, mask)
+    assert half.dtype == torch.bfloat16 and (half.float() - expected).abs().max() < 0.1
+
+
 def test_padded_question_changes_nothing(tokenizer: U2Tokenizer) -> None:
     tokens, text = torch.randn(1, 2, 24, 32), torch.randn(1, 5, 32)
     padded = torch.cat([100 * torch.randn(1, 3, 32), text], dim=1)
