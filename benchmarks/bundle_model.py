@@ -88,6 +88,21 @@ def show(number: dict[str, float], digits: int = 3) -> str:
     return f"{number['value']:.{digits}f} ({number['low']:.{digits}f}–{number['high']:.{digits}f})"
 
 
+def reset_peak_memory() -> int:
+    """Start to watch the largest number of bytes that this process holds (Linux); returns what it holds now.
+
+    The figure of `getrusage` would be that of the parent where the parent held more before it started this process.
+    """
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()
+
+
+def peak_memory() -> int:
+    """Largest number of bytes that this process has held since :func:`reset_peak_memory`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def write_figures(output: str | Path | None, figures: dict[str, Any], indent: int | None = 4) -> None:
     """Write a benchmark's figures as JSON, where a file is asked for; its folder is made where needed."""
     if output is not None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from typing import Any
 
 import fire
 import torch
-from bundle_model import write_figures
+from bundle_model import peak_memory, reset_peak_memory, write_figures
 
 from monai_u2.exceptions import InputError
 from monai_u2.networks import U2LLM, U2LLMConfig
@@ -50,11 +49,6 @@ LARGE: dict[str, Any] = {
     "u2_tokenizer": {"type": "paper"},
     "image_token_id": 128256,
 }
-
-
-def peak_memory() -> int:
-    """Largest number of bytes that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
@@ -78,7 +72,7 @@ def load(folder: Path, way: str) -> U2LLM:
 def child(folder: Path, way: str) -> None:
     """Run in a process of its own; print what it took."""
     torch.set_grad_enabled(False)
-    before, begin = peak_memory(), time.perf_counter()
+    before, begin = reset_peak_memory(), time.perf_counter()
     model = load(folder, way)
     pieces = (piece for parameter in model.parameters() for piece in parameter.flatten().split(1 << 20))
     total = sum(float(piece.float().abs().sum()) for piece in pieces)

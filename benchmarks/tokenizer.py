@@ -23,16 +23,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import fire
 import torch
-from bundle_model import write_figures
+from bundle_model import peak_memory, reset_peak_memory, write_figures
 from literal_tokenizer import literal_tokenizer
 from torch import nn
 
@@ -98,11 +96,6 @@ def literal_tower(tower: ViT3D, image: torch.Tensor) -> torch.Tensor:
     return tower.norm(x)[:, 1:]
 
 
-def resident_memory() -> int:
-    """Bytes that the process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def measure(variant: str, mode: str, dtype: str, size: dict[str, Any]) -> dict[str, float]:
     """One variant in this process: seconds and growth of the process of one call, its operations."""
     torch.manual_seed(0)
@@ -130,7 +123,7 @@ def measure(variant: str, mode: str, dtype: str, size: dict[str, Any]) -> dict[s
             run = module
         else:
             run = lambda *given: module(*given, grid=size["grid"])  # noqa: E731
-    before = resident_memory()
+    before = reset_peak_memory()
     times = []
     for _ in range(2):
         begin = time.perf_counter()
@@ -140,8 +133,7 @@ def measure(variant: str, mode: str, dtype: str, size: dict[str, Any]) -> dict[s
         times.append(time.perf_counter() - begin)
         if grad:
             module.zero_grad(set_to_none=True)
-    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    return {"seconds": min(times), "growth": max(growth, 0), "operations": operations}
+    return {"seconds": min(times), "growth": peak_memory() - before, "operations": operations}
 
 
 def in_new_process(allocator: str, **arguments: Any) -> dict[str, float]:

@@ -22,6 +22,8 @@ import torch.nn as nn
 from monai_u2.exceptions import InputError
 
 LANGUAGE_MODEL = "model.language_model"
+# options of LoRA that change more than a weight by a product of two matrices
+_REFUSED = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices")
 
 
 def prepare_finetuning(
@@ -45,17 +47,19 @@ def prepare_finetuning(
         The network.
 
     Raises:
-        InputError: when a name isn't one of the model's modules, or no layer of the language model has a name of
-            `target_modules`.
+        InputError: when a name isn't one of the model's modules, no layer of the language model has a name of
+            `target_modules`, or adapters couldn't be merged into the weights.
     """
     if lora is not None:
         _add_lora(network, dict(lora))
-    modules = dict(network.named_modules())
-    for name in frozen:
+    modules = {name: module for name, module in network.named_modules() if name}
+    for name in [frozen] if isinstance(frozen, str) else frozen:
         if name not in modules:
             tops = [key for key in modules if key.count(".") == 1 and key.startswith("model.")]
             raise InputError(f"frozen {name!r} is no module of the model; expected names such as {', '.join(tops)}.")
-        modules[name].requires_grad_(False)
+        for inner, parameter in modules[name].named_parameters():
+            if ".lora_" not in inner:  # adapters are what is trained of a language model that is frozen
+                parameter.requires_grad_(False)
         modules[name].register_forward_pre_hook(_stay_in_evaluation_mode)
     if activation_checkpointing:
         # transformers 5.23 gave it this name
@@ -71,6 +75,12 @@ def _stay_in_evaluation_mode(module: nn.Module, inputs: Any) -> None:
 def _add_lora(network: nn.Module, options: dict[str, Any]) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
+    refused = [name for name in _REFUSED if options.get(name)]
+    if refused:
+        raise InputError(
+            f"lora: {', '.join(refused)} can't be merged into model.pt; expected low-rank adapters alone. Leave "
+            f"{'it' if len(refused) == 1 else 'them'} out."
+        )
     targets = options.get("target_modules") or ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"]
     names = [targets] if isinstance(targets, str) else list(targets)
     chosen = [
@@ -78,14 +88,15 @@ def _add_lora(network: nn.Module, options: dict[str, Any]) -> None:
         for name, module in network.get_submodule(LANGUAGE_MODEL).named_modules()
         if isinstance(module, nn.Linear) and name.split(".")[-1] in names
     ]
-    if not chosen:
+    missing = [name for name in names if name not in {key.split(".")[-1] for key in chosen}]
+    if not chosen or (missing and options.get("target_modules")):
         linear = {
             name.split(".")[-1]
             for name, module in network.get_submodule(LANGUAGE_MODEL).named_modules()
             if isinstance(module, nn.Linear)
         }
         raise InputError(
-            f"lora: no layer of the language model is called {', '.join(names)}; its linear layers are "
+            f"lora: no layer of the language model is called {', '.join(missing)}; its linear layers are "
             f"{', '.join(sorted(linear))}. Name some of them as target_modules."
         )
     others = [parameter for name, parameter in network.named_parameters() if not name.startswith(LANGUAGE_MODEL)]
@@ -95,6 +106,10 @@ def _add_lora(network: nn.Module, options: dict[str, Any]) -> None:
     for parameter in trained:
         parameter.requires_grad_(True)
     network.get_output_embeddings().weight.requires_grad_(False)
+    for name, parameter in network.named_parameters():
+        if ".lora_" in name:  # small steps round away in half precision
+            parameter.data = parameter.data.float()
+    network.train(network.training)
 
 
 class MergedWeights:
@@ -118,7 +133,8 @@ class MergedWeights:
         from peft.tuners.lora import LoraLayer
 
         merged = {
-            f"{name}.weight": module.base_layer.weight + module.get_delta_weight(module.active_adapters[0])
+            f"{name}.weight": module.base_layer.weight
+            + module.get_delta_weight(module.active_adapters[0]).to(module.base_layer.weight.dtype)
             for name, module in network.named_modules()
             if isinstance(module, LoraLayer)
         }

@@ -17,6 +17,8 @@ import json
 import math
 import os
 import shutil
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedConfig
@@ -92,7 +95,9 @@ def convert_official(source: str | os.PathLike[str], destination: str | os.PathL
             configuration makes, with both sides named.
     """
     source, destination = Path(source), Path(destination)
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+    if destination.is_file():
+        raise InputError(f"{destination}: is a file; expected a folder that isn't there yet. Give another name.")
+    if destination.is_dir() and any(destination.iterdir()):
         raise InputError(f"{destination}: is not empty; expected a folder that isn't there yet. Give another name.")
     content = _read_config(source)
     shards = _shards(source)
@@ -102,15 +107,24 @@ def convert_official(source: str | os.PathLike[str], destination: str | os.PathL
             for name in tensors:
                 if name in shapes:
                     raise InputError(f"{shard}: holds {name!r}, which another file of the folder holds too.")
+                if not tensors.dtype(name).startswith(("F", "BF", "torch.float", "torch.bfloat")):
+                    raise InputError(f"{shard}: {name!r} is of {tensors.dtype(name)}; expected floating-point weights.")
                 shapes[name] = tensors.shape(name)
     config = official_config(content, shapes, source)
     _check_shapes(config, shapes, source)
+    if config.tie_word_embeddings and "lm_head.weight" in shapes:
+        _check_tie(shards, source)
     destination.mkdir(parents=True, exist_ok=True)
     index: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with _open(shard) as tensors:
-            kept = {renamed(key): tensors[key].contiguous() for key in tensors if not key.endswith(_UNUSED)}
+            kept = {renamed(key): tensors[key] for key in tensors if not key.endswith(_UNUSED)}
+            storages = Counter(value.untyped_storage().data_ptr() for value in kept.values())
+            kept = {  # safetensors takes no two tensors of one storage
+                key: value.clone() if storages[value.untyped_storage().data_ptr()] > 1 else value.contiguous()
+                for key, value in kept.items()
+            }
         if config.tie_word_embeddings:
             kept.pop("lm_head.weight", None)
         save_file(kept, destination / name, metadata={"format": "pt"})
@@ -142,7 +156,7 @@ def official_config(
     """
     text = _text_config(content, source)
     vision = _vision_options(content, shapes, source)
-    projector = _projector_options(content, shapes)
+    projector = _projector_options(content, shapes, vision, source)
     return U2LLMConfig(
         text_config=text,
         vision=vision,
@@ -159,6 +173,13 @@ def _text_config(content: Mapping[str, Any], source: str | os.PathLike[str]) -> 
         raise InputError(
             f"{source}: its model_type is {kind!r}; expected a μ²LLM on one of the backbones {', '.join(BACKBONES)}."
         )
+    try:
+        return _known_text_config(content, backbone)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise InputError(f"{source}: its config.json describes no {backbone} model: {error}") from error
+
+
+def _known_text_config(content: Mapping[str, Any], backbone: str) -> PreTrainedConfig:
     known = {*AutoConfig.for_model(backbone).to_dict(), *_OLDER_TEXT_OPTIONS} - _NOT_TEXT_OPTIONS
     return AutoConfig.for_model(backbone, **{key: value for key, value in content.items() if key in known})
 
@@ -179,8 +200,8 @@ def _vision_options(
     tower = "model.vision_tower.vision_tower."
     patch = _need(shapes, f"{tower}patch_embedding.patch_embeddings.1.weight", source)
     positions = _need(shapes, f"{tower}patch_embedding.position_embeddings", source)
-    image_size = tuple(content.get("image_size", DEFAULT_IMAGE_SIZE))
-    patch_size = tuple(content.get("patch_size", DEFAULT_PATCH_SIZE))
+    image_size = _sizes(content, "image_size", DEFAULT_IMAGE_SIZE, source)
+    patch_size = _sizes(content, "patch_size", DEFAULT_PATCH_SIZE, source)
     grid = tuple(size // part for size, part in zip(image_size, patch_size))
     if math.prod(patch_size) != patch[1] or math.prod(grid) != positions[1]:
         raise InputError(
@@ -205,16 +226,41 @@ def _vision_options(
         "hidden_size": patch[0],
         "mlp_dim": _need(shapes, f"{tower}blocks.0.mlp.linear1.weight", source)[0],
         "num_layers": _count(shapes, f"{tower}blocks."),
-        "num_heads": content.get("vision_num_heads", DEFAULT_VISION_HEADS),
+        "num_heads": _number(content, "vision_num_heads", DEFAULT_VISION_HEADS, source),
     }
 
 
-def _projector_options(content: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _sizes(
+    content: Mapping[str, Any], name: str, default: tuple[int, ...], source: str | os.PathLike[str]
+) -> tuple[int, ...]:
+    value = content.get(name, default)
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(type(n) is int and n > 0 for n in value):
+        raise InputError(f"{source}: {name} is {value!r}; expected three positive numbers (depth, height, width).")
+    return tuple(value)
+
+
+def _number(content: Mapping[str, Any], name: str, default: int, source: str | os.PathLike[str]) -> int:
+    value = content.get(name, default)
+    if type(value) is not int or value < 1:
+        raise InputError(f"{source}: {name} is {value!r}; expected a positive whole number.")
+    return value
+
+
+def _projector_options(
+    content: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    vision: Mapping[str, Any],
+    source: str | os.PathLike[str],
+) -> dict[str, Any]:
     spp = [name for name in shapes if name.startswith("model.mm_projector.projector.") and name.endswith(".weight")]
     if not spp:
         return {"pooling_size": 1, "layer_type": "linear", "num_layers": 1}
+    pool = _number(content, "proj_pooling_size", 2, source)
+    grid = tuple(size // part for size, part in zip(vision["image_size"], vision["patch_size"]))
+    if pool > min(grid):
+        raise InputError(f"{source}: proj_pooling_size is {pool}; expected at most {min(grid)}, the grid is {grid}.")
     return {
-        "pooling_size": content.get("proj_pooling_size", 2),
+        "pooling_size": pool,
         "pooling_type": content.get("proj_pooling_type", "spatial"),
         "layer_type": content.get("proj_layer_type", "mlp"),
         "num_layers": len(spp),
@@ -261,6 +307,9 @@ def _tokenizer_options(
             f"{source}: enable_diffts is {soft}, but its score_net gives {scores[0]} scores a token; expected 1."
         )
     gated = f"{prefix}svt_module.dynamic_pool.gate_fc.weight" in shapes
+    options = {key: content[key] for key in ("use_multi_scale", "enable_dmtp") if key in content}
+    if gated != all(options.values()) and (gated or options.get("enable_dmtp")):
+        raise InputError(f"{source}: its config.json has {options}; its tensors have {'a' if gated else 'no'} gate_fc.")
     heads = content.get("u2t_num_heads")
     if heads is None:
         if bias is None:
@@ -291,7 +340,7 @@ def _check_shapes(config: U2LLMConfig, shapes: Mapping[str, tuple[int, ...]], so
     try:
         with torch.device("meta"):
             model = U2LLM(config)
-    except ValueError as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(f"{source}: its config.json and tensors make no model: {error}") from error
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {renamed(name): shape for name, shape in shapes.items() if not name.endswith(_UNUSED)}
@@ -319,6 +368,18 @@ def _check_shapes(config: U2LLMConfig, shapes: Mapping[str, tuple[int, ...]], so
         )
 
 
+def _check_tie(shards: list[Path], source: Path) -> None:
+    tied = {}
+    for shard in shards:
+        with _open(shard) as tensors:
+            tied |= {key: tensors[key] for key in tensors if key in ("lm_head.weight", "model.embed_tokens.weight")}
+    if not torch.equal(tied["lm_head.weight"], tied["model.embed_tokens.weight"]):
+        raise InputError(
+            f"{source}: tie_word_embeddings is true, but lm_head.weight and model.embed_tokens.weight differ; expected "
+            "the same. Set tie_word_embeddings to false if the model was trained so."
+        )
+
+
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
@@ -341,7 +402,10 @@ def _shards(source: Path) -> list[Path]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = source / f"{name}.index.json"
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{index}: is no index with a weight_map; expected one. Download it again.") from error
             lacking = [name for name in names if not (source / name).is_file()]
             if lacking:
                 raise InputError(f"{index}: names {_listed(lacking)}, which {source} lacks. Download the rest.")
@@ -365,6 +429,9 @@ class _Tensors:
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._file[name] if self._in_memory else self._file.get_tensor(name)
 
+    def dtype(self, name: str) -> str:
+        return str(self._file[name].dtype) if self._in_memory else self._file.get_slice(name).get_dtype()
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._file[name].shape if self._in_memory else self._file.get_slice(name).get_shape())
 
@@ -382,7 +449,8 @@ def _open(path: Path) -> Iterator[_Tensors]:
             yield _Tensors(file, list(file.keys()), in_memory=False)
         return
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # files of before PyTorch 1.6 can't be mapped
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
         raise InputError(
             f"{path}: holds more than tensors, and nothing of it was run; expected weights alone. Convert it to "

@@ -84,7 +84,7 @@ def _positions_alone(attention: PaperAttention) -> PaperAttention:
     for name in ("wq", "wk", "wv", "dense"):
         delattr(bare, name)
     if attention.position == "relative":
-        bare.relative_bias = nn.Parameter(attention.relative_bias.detach(), requires_grad=False)
+        bare.relative_bias = nn.Parameter(attention.relative_bias.detach().clone(), requires_grad=False)
     return bare
 
 
@@ -108,6 +108,8 @@ class FoldedPaperU2Tokenizer(nn.Module):
         tokenizer: whose weights are taken; it stays as it is.
     """
 
+    padded_slabs_take_part = True
+
     def __init__(self, tokenizer: PaperU2Tokenizer) -> None:
         super().__init__()
         self.num_queries = tokenizer.num_queries
@@ -122,7 +124,7 @@ class FoldedPaperU2Tokenizer(nn.Module):
             self.after_selection = _joined(outputs[-1])
         self.pooling = _frozen_copy(tokenizer.svt_module["dynamic_pool"])
 
-        self.query_tokens = nn.Parameter(tokenizer.query_tokens.detach(), requires_grad=False)
+        self.query_tokens = nn.Parameter(tokenizer.query_tokens.detach().clone(), requires_grad=False)
         aggregator = tokenizer.tta_module["layers_vt"]
         final = tokenizer.tta_module["layer_linagg"]["linear_aggregator"]
         visual = [layer.visual_cross_attention for layer in aggregator]

@@ -23,6 +23,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from monai_u2.networks.attention import checked_option, rotate
+from monai_u2.networks.u2_tokenizer import checked_slab_mask, checked_text_mask
 
 if TYPE_CHECKING:
     from monai_u2.networks.paper_folding import FoldedPaperU2Tokenizer
@@ -410,6 +411,9 @@ class PaperU2Tokenizer(nn.Module):
         ValueError: for an unknown option, or a `hidden_size` that is not divisible by `num_heads`.
     """
 
+    # the model gives it the tokens of empty slabs in their place
+    padded_slabs_take_part = True
+
     def __init__(
         self,
         hidden_size: int,
@@ -426,6 +430,8 @@ class PaperU2Tokenizer(nn.Module):
         checked_option("position", position, POSITIONS)
         checked_option("selection", selection, SELECTIONS)
         checked_option("pooling", pooling, POOLINGS)
+        if min(num_selected, num_queries) < 1:
+            raise ValueError(f"num_selected {num_selected} and num_queries {num_queries} must be at least 1.")
         self.num_queries = num_queries
         self.query_tokens = nn.Parameter(torch.empty(1, num_queries, hidden_size))
         sizes = (hidden_size, num_heads, position, max_length)
@@ -458,14 +464,16 @@ class PaperU2Tokenizer(nn.Module):
         Args:
             tokens: `(B, T, N, C)`.
             grid: not used; the published positions follow the raster order.
-            slab_mask: not used; padded slabs take part.
+            slab_mask: checked, but not used; padded slabs take part.
 
         Returns:
             Selected tokens `(B, K, C)`.
 
         Raises:
-            ValueError: when there are more tokens than the relative positions serve, or fewer than the top-k.
+            ValueError: when there are more tokens than the relative positions serve, or fewer than the top-k; when the
+                mask doesn't fit, or a volume has no valid slab.
         """
+        checked_slab_mask(tokens, (tokens.shape[2],), slab_mask)
         for layer in self.svt_module["attention_network"]["layers"]:
             tokens = layer(tokens)
         return self.svt_module["token_selection"](tokens.flatten(1, 2))
@@ -478,11 +486,16 @@ class PaperU2Tokenizer(nn.Module):
         Args:
             selected: `(B, K, C)`, from :meth:`condense`.
             text: the question's embedded tokens `(B, L, C)`; without a question the attention to it is left out.
-            text_mask: not used; pad tokens take part.
+            text_mask: checked, but not used; pad tokens take part.
 
         Returns:
             `(B, Q, C)`.
+
+        Raises:
+            ValueError: when the mask doesn't fit, or a question has no token.
         """
+        if text is not None:
+            checked_text_mask(text, text_mask)
         visual = PooledTokens(selected, self.svt_module["dynamic_pool"])
         queries = self.query_tokens.expand(selected.shape[0], -1, -1)
         for layer in self.tta_module["layers_vt"]:

@@ -349,6 +349,8 @@ class U2Tokenizer(nn.Module):
         checked_option("position", position, POSITIONS)
         checked_option("selection", selection, SELECTIONS)
         checked_option("pooling", pooling, POOLINGS)
+        if min(num_selected, num_queries) < 1:
+            raise ValueError(f"num_selected {num_selected} and num_queries {num_queries} must be at least 1.")
         self.num_queries = num_queries
         self.slab_embedding = nn.Linear(8, hidden_size, bias=False)
         self.refiner = nn.ModuleList(RefinerBlock(hidden_size, num_heads, position) for _ in range(num_layers))

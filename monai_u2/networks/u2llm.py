@@ -14,18 +14,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn as nn
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, GenerationMixin
+from transformers import AutoConfig, AutoModel, GenerationMixin, PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 
 from monai_u2.exceptions import InputError
 from monai_u2.networks.baseline_tokenizers import LinearTokens, ProjectedTokens, QueryResampler
 from monai_u2.networks.finding_head import FindingHead, volume_finding_logits
+from monai_u2.networks.finetuning import MergedWeights
 from monai_u2.networks.paper_u2_tokenizer import PaperU2Tokenizer
 from monai_u2.networks.projector import SpatialPoolingProjector
 from monai_u2.networks.u2_tokenizer import U2Tokenizer
@@ -34,8 +38,6 @@ from monai_u2.networks.u2llm_initialization import U2LLMPreTrainedModel
 from monai_u2.networks.vit3d import ViT3D
 
 # class of each tokenizer type
-# what a U2LLMConfig holds beside the language model
-_COMPOSED = ("vision", "projector", "u2_tokenizer", "image_token_id", "num_findings", "num_finding_tokens")
 TOKENIZERS: dict[str, type[nn.Module]] = {
     "u2": U2Tokenizer,
     "paper": PaperU2Tokenizer,
@@ -43,6 +45,10 @@ TOKENIZERS: dict[str, type[nn.Module]] = {
     "resampler": QueryResampler,
     "projected": ProjectedTokens,
 }
+# what a U2LLMConfig holds beside the language model
+_COMPOSED = ("vision", "projector", "u2_tokenizer", "image_token_id", "num_findings", "num_finding_tokens")
+# what some language models do to their logits and a linear head doesn't; value of no effect
+_LOGIT_OPTIONS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
 
 
 @dataclass
@@ -133,9 +139,13 @@ class U2Model(U2LLMPreTrainedModel):
             slab_mask = torch.ones(batch, slabs, dtype=torch.bool, device=image.device)
         if slab_mask.shape != (batch, slabs):
             raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the image's (B, T).")
+        slab_mask = slab_mask.bool()
         patches = self.vision_tower(image[slab_mask][:, None].to(self.dtype))
         tokens = self.projector(patches)
         padded = tokens.new_zeros(batch, slabs, *tokens.shape[1:])
+        if getattr(self.u2_tokenizer, "padded_slabs_take_part", False) and len(tokens) < batch * slabs:
+            empty = torch.zeros(1, 1, *self.vision_tower.image_size, dtype=self.dtype, device=image.device)
+            padded = padded + self.projector(self.vision_tower(empty))
         padded[slab_mask] = tokens
         selected = self.u2_tokenizer.condense(padded, self.projector.grid, slab_mask)
         if self.finding_head is None:
@@ -167,10 +177,26 @@ class U2Model(U2LLMPreTrainedModel):
             `(B, num_image_tokens, C)`.
 
         Raises:
-            ValueError: when the model has finding tokens and `volume_finding_logits` is None.
+            ValueError: when the model has finding tokens and `volume_finding_logits` is None, or questions, their ids
+                and `image_index` don't fit.
         """
+        count = len(selected) if question_ids is None else len(question_ids)
+        if image_index is None and count != len(selected):
+            raise ValueError(f"{count} questions for {len(selected)} images; give the image of each as image_index.")
         if image_index is not None:
+            if question_ids is not None and len(image_index) != count:
+                raise ValueError(f"image_index has {len(image_index)} entries for {count} questions.")
+            if not torch.compiler.is_compiling() and not 0 <= int(image_index.min()) <= int(image_index.max()) < len(
+                selected
+            ):
+                raise ValueError(f"image_index {image_index.tolist()} must lie between 0 and {len(selected) - 1}.")
             selected = selected[image_index]
+        if question_ids is not None and not torch.compiler.is_compiling():
+            largest, vocabulary = int(question_ids.max()), self.config.text_config.vocab_size
+            if largest >= vocabulary:
+                raise ValueError(
+                    f"question_ids hold the id {largest}; the language model's vocabulary has {vocabulary}."
+                )
         text = None if question_ids is None else self.get_input_embeddings()(question_ids)
         features = self.u2_tokenizer.aggregate(selected, text, question_mask)
         if self.finding_prefix is None:
@@ -239,6 +265,36 @@ class U2Model(U2LLMPreTrainedModel):
         return outputs, encoded, token_logits
 
 
+@contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of reading a folder's weights, with the folder."""
+    try:
+        yield
+    except UnpicklingError as error:  # its own text advises to load it with weights_only=False
+        raise InputError(
+            f"{path}: a file of its weights holds more than tensors, and nothing of it was run; expected weights alone."
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: its weights can't be read ({error}); download or convert it again.") from error
+
+
+def _check_loaded(path: str | os.PathLike[str], info: Mapping[str, Any], wanted: Callable[[str], bool]) -> None:
+    """InputError where a folder's weights aren't those that are wanted, by their names."""
+    found = {
+        "missing": sorted(name for name in info["missing_keys"] if wanted(name)),
+        "unknown": sorted(info["unexpected_keys"]),
+        "of another shape": sorted(
+            f"{name} {tuple(held)} instead of {tuple(own)}" for name, held, own in info["mismatched_keys"]
+        ),
+    }
+    problems = [f"{what}: {', '.join(names[:5])} ({len(names)} in all)" for what, names in found.items() if names]
+    if problems:
+        raise InputError(
+            f"{path}: its weights aren't those of the model in its config.json; {'; '.join(problems)}. Check the "
+            "folder."
+        )
+
+
 class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
     """From a CT volume and a question to a report.
 
@@ -247,6 +303,9 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
 
     Args:
         config: see :class:`U2LLMConfig`.
+
+    Raises:
+        ValueError: for a language model whose head does more than a linear map.
 
     Example:
         >>> from monai_u2.networks import U2LLM, U2LLMConfig
@@ -266,6 +325,13 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: U2LLMConfig) -> None:
         super().__init__(config)
+        for option, neutral in _LOGIT_OPTIONS.items():
+            value = getattr(config.text_config, option, None)
+            if value not in (None, neutral):
+                raise ValueError(
+                    f"language model {config.text_config.model_type}: its {option} is {value}, which changes the "
+                    "logits; expected a plain linear head, as of Llama, Qwen3 or Phi-3."
+                )
         self.model = U2Model(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
@@ -282,21 +348,29 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         """
         if kwargs.get("output_loading_info"):
             return super().from_pretrained(path, *args, **kwargs)
-        try:
-            model, info = super().from_pretrained(path, *args, **{**kwargs, "output_loading_info": True})
-        except SafetensorError as error:
-            raise InputError(f"{path}: its weights can't be read ({error}); download or convert it again.") from error
-        problems = [
-            f"{what} {', '.join(sorted(map(str, info[key]))[:5])} ({len(info[key])} in all)"
-            for what, key in (("missing:", "missing_keys"), ("unknown:", "unexpected_keys"))
-            if info[key]
-        ]
-        if problems:
-            raise InputError(
-                f"{path}: its weights aren't those of the model in its config.json; {'; '.join(problems)}. Check the "
-                "folder; an official one goes through monai-u2 convert first."
-            )
+        file = os.path.join(path, kwargs.get("subfolder", ""), "config.json")
+        if "config" not in kwargs and os.path.isfile(file):
+            kind = PreTrainedConfig.get_config_dict(os.path.dirname(file))[0].get("model_type")
+            if kind != U2LLMConfig.model_type:
+                raise InputError(
+                    f"{path}: its model_type is {kind!r}; expected {U2LLMConfig.model_type!r}. An official μ²LLM goes "
+                    "through monai-u2 convert first, a language model through U2LLM.from_language_model."
+                )
+        with _readable(path):
+            # other shapes are reported below, with their names
+            options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            model, info = super().from_pretrained(path, *args, **{**kwargs, **options})
+        _check_loaded(path, info, lambda name: True)
         return model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save the model in a folder; see `transformers.PreTrainedModel.save_pretrained`.
+
+        LoRA adapters of :func:`prepare_finetuning` are merged into the weights.
+        """
+        if "state_dict" not in kwargs and getattr(self, "peft_config", None):
+            kwargs["state_dict"] = MergedWeights(self).state_dict()
+        super().save_pretrained(*args, **kwargs)
 
     @classmethod
     def from_language_model(
@@ -322,17 +396,13 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         if config is None:
             given = {"image_token_id": text_config.vocab_size}
         config = U2LLMConfig(text_config=text_config, **given)
-        model, info = super().from_pretrained(
-            path, config=config, key_mapping={r"^model\.": "model.language_model."}, output_loading_info=True, **kwargs
-        )
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        names = {r"^model\.": "model.language_model."}
+        with _readable(path):
+            model, info = super().from_pretrained(path, config=config, key_mapping=names, **{**kwargs, **options})
         # kept, it would give the weights their old names when they are saved
         model._weight_conversions = None
-        lacking = [key for key in info["missing_keys"] if key.startswith(("model.language_model.", "lm_head."))]
-        if lacking or info["unexpected_keys"]:
-            raise InputError(
-                f"{path}: isn't a causal language model that fits its config.json; missing {sorted(lacking)[:5]}, "
-                f"unknown {sorted(info['unexpected_keys'])[:5]}."
-            )
+        _check_loaded(path, info, lambda name: name.startswith(("model.language_model.", "lm_head.")))
         return model
 
     @property
@@ -395,6 +465,8 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             input_ids = torch.full(shape, self.config.image_token_id, device=image.device)
             logits_to_keep = 1
         kwargs.setdefault("use_cache", not self.training)
+        if past_key_values is None or past_key_values.get_seq_length() == 0:
+            self._check_prompts(input_ids, inputs_embeds, attention_mask, image)
         outputs, encoded, token_logits = self.model(
             input_ids=input_ids,
             image=image,
@@ -421,6 +493,27 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             image_token_finding_logits=token_logits,
             past_key_values=getattr(outputs, "past_key_values", None),
         )
+
+    def _check_prompts(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        image: torch.Tensor | None,
+    ) -> None:
+        if torch.compiler.is_compiling():
+            return
+        prompts = inputs_embeds if input_ids is None else input_ids
+        is_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+        if is_mask and attention_mask.shape != prompts.shape[:2]:
+            raise ValueError(
+                f"attention_mask {tuple(attention_mask.shape)} must be {tuple(prompts.shape[:2])}, as the prompts."
+            )
+        if image is None and inputs_embeds is None and bool((input_ids == self.config.image_token_id).any()):
+            raise ValueError(
+                f"the prompts hold image placeholders (id {self.config.image_token_id}), but there is no image; give "
+                "one, or prompts without placeholders."
+            )
 
     @torch.no_grad()
     def generate(
@@ -449,6 +542,7 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         Returns:
             Prompts and their continuations `(B * num_return_sequences, L + new)`.
         """
+        self._check_prompts(input_ids, None, attention_mask, image)
         encoded = self.model.encode_image(image, slab_mask)
         features = self.model.guide_image(
             encoded.selected, question_ids, question_mask, image_index, encoded.volume_finding_logits

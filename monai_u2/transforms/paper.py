@@ -63,7 +63,10 @@ class PaperResize(Transform):
         """
         volume = convert_to_tensor(img)
         if volume.ndim != 4 or volume.shape[0] != 1 or 0 in volume.shape:
-            raise InputError(f"volume {tuple(volume.shape)}; expected one channel of voxels, (1, X, Y, Z).")
+            raise InputError(
+                f"volume {tuple(volume.shape)}; expected one channel of voxels, (1, X, Y, Z). (Of a volume of one "
+                "intensity the crop leaves nothing.)"
+            )
         rows, columns, depth = volume.shape[1:]
         ratio = min(self.in_plane_size / rows, self.in_plane_size / columns)
         size = (int(rows * ratio), int(columns * ratio), min(depth, self.depth))

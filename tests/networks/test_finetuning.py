@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -100,3 +102,27 @@ def test_names_that_are_none(tiny_u2llm: U2LLM) -> None:
         prepare_finetuning(tiny_u2llm, frozen=["vision_tower"])
     with pytest.raises(InputError, match="no layer of the language model is called qkv; its linear layers are down_pr"):
         prepare_finetuning(tiny_u2llm, lora={"target_modules": ["qkv"]})
+    with pytest.raises(InputError, match="no layer of the language model is called v_projj;"):
+        prepare_finetuning(tiny_u2llm, lora={"target_modules": ["q_proj", "v_projj"]})
+    with pytest.raises(InputError, match="frozen '' is no module"):
+        prepare_finetuning(tiny_u2llm, frozen=[""])
+
+
+@pytest.mark.parametrize("option", ["use_dora", "lora_bias"])
+def test_adapters_that_cannot_be_merged_are_refused(tiny_u2llm: U2LLM, option: str) -> None:
+    with pytest.raises(InputError, match=f"lora: {option} can't be merged into model.pt"):
+        prepare_finetuning(tiny_u2llm, lora={**LORA, option: True})
+
+
+def test_saved_folder_has_the_adapters_merged(
+    tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    network = prepare_finetuning(tiny_u2llm, lora=LORA, frozen=["model.language_model"])
+    step(network, batch)
+    network.eval().save_pretrained(tmp_path)
+    loaded = U2LLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(**batch).logits, network(**batch).logits, rtol=1e-4, atol=1e-5)
+    adapters = [p for name, p in network.named_parameters() if ".lora_B" in name]
+    assert adapters and all(p.requires_grad and p.abs().max() > 0 for p in adapters)  # frozen is what is around them
+    half = prepare_finetuning(U2LLM(tiny_u2llm.config).bfloat16(), lora=LORA)
+    assert {p.dtype for name, p in half.named_parameters() if ".lora_" in name} == {torch.float32}

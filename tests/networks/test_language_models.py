@@ -184,8 +184,54 @@ def test_starts_from_a_pretrained_language_model_and_exports_it(family: str, tmp
 def test_a_folder_of_something_else_is_refused(family: str, tmp_path: Path) -> None:
     U2LLM(composed(family)).model.language_model.save_pretrained(tmp_path)  # without the names of a causal model
     save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="isn't a causal language model that fits its config.json"):
+    with pytest.raises(InputError, match="missing: lm_head.weight, model.language_model.embed.*; unknown: other"):
         U2LLM.from_language_model(tmp_path, composed(family))
+
+
+def test_what_else_a_folder_may_hold(model: U2LLM, family: str, tmp_path: Path) -> None:
+    text = model.config.text_config
+    AutoModelForCausalLM.from_config(text).save_pretrained(tmp_path / "lm")
+    with pytest.raises(InputError, match=f"its model_type is '{text.model_type}'; expected 'u2llm'"):
+        U2LLM.from_pretrained(tmp_path / "lm")
+    model.save_pretrained(tmp_path / "ours")
+    state = load_file(tmp_path / "ours" / "model.safetensors")
+    state["model.u2_tokenizer.query_tokens"] = torch.zeros(1, 5, 32)
+    save_file(state, tmp_path / "ours" / "model.safetensors", metadata={"format": "pt"})
+    message = r"of another shape: model.u2_tokenizer.query_tokens \(1, 5, 32\) instead of \(1, 4, 32\)"
+    with pytest.raises(InputError, match=message):
+        U2LLM.from_pretrained(tmp_path / "ours")
+
+
+def test_prompts_and_masks_that_do_not_fit(model: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    for shape in ((2, 4), (2, 15), (3, 9)):
+        bad = {**batch, "attention_mask": torch.ones(shape, dtype=torch.long)}
+        for call in (model, model.generate):
+            with pytest.raises(ValueError, match=re.escape(f"attention_mask {shape} must be (2, 9), as the prompts")):
+                call(**bad)
+    without = {key: value for key, value in batch.items() if key in ("input_ids", "attention_mask")}
+    with pytest.raises(ValueError, match=r"hold image placeholders \(id 96\), but there is no image"):
+        model(**without)
+    with pytest.raises(ValueError, match="1 questions for 2 images"):
+        model(**{**batch, "question_ids": batch["question_ids"][:1], "question_mask": None})
+    with pytest.raises(ValueError, match="question_ids hold the id 96; the language model's vocabulary has 96"):
+        model(**{**batch, "question_ids": batch["input_ids"], "question_mask": None})
+    with pytest.raises(ValueError, match=r"image_index \[0, 2\] must lie between 0 and 1"):
+        model(**batch, image_index=torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match="image_index has 1 entries for 2 questions"):
+        model(**batch, image_index=torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ({"model_type": "gemma2", "head_dim": 8, "final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
+        ({"model_type": "granite", "logits_scaling": 8.0}, "logits_scaling is 8.0"),
+        ({"model_type": "cohere", "logit_scale": 0.0625}, "logit_scale is 0.0625"),
+    ],
+)
+def test_heads_that_do_more_are_refused(text: dict[str, Any], option: str) -> None:
+    with pytest.raises(ValueError, match=option):
+        U2LLM(composed("llama", text_config=SIZES | text))
 
 
 def test_lora_on_the_language_model_alone(model: U2LLM, batch: dict[str, torch.Tensor], tmp_path: Path) -> None:

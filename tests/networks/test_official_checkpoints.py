@@ -169,6 +169,15 @@ def test_both_names_of_a_linear_projector(tmp_path: Path, prefix: str) -> None:
         ({"hidden_size": 32}, r"of another shape: lm_head.weight \(128, 64\) instead of \(128, 32\)"),
         ({"num_hidden_layers": 3}, "missing: model.language_model.layers.2"),
         ({"num_hidden_layers": 1}, "unexpected: model.language_model.layers.1"),
+        ({"image_size": 256}, "image_size is 256; expected three positive numbers"),
+        ({"patch_size": [2, 0, 4]}, r"patch_size is \[2, 0, 4\]; expected three positive numbers"),
+        ({"vision_num_heads": None}, "vision_num_heads is None; expected a positive whole number"),
+        ({"proj_pooling_size": 5}, r"proj_pooling_size is 5; expected at most 4, the grid is \(4, 4, 6\)"),
+        ({"enable_dmtp": False}, "'enable_dmtp': False}; its tensors have a gate_fc"),
+        ({"use_multi_scale": False}, "its tensors have a gate_fc"),
+        ({"num_attention_heads": 7}, "its config.json describes no llama model|make no model"),
+        ({"hidden_size": "a"}, "its config.json describes no llama model"),
+        ({"tie_word_embeddings": True}, "lm_head.weight and model.embed_tokens.weight differ; expected the same"),
         ({"u2t_num_heads": 5}, "make no model: hidden_size 64 must be divisible by num_heads 5"),
     ],
 )
@@ -203,6 +212,13 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = write_official(tmp_path / "text", NAMES[0])
     (folder / "config.json").write_text("no")
     cases["text"] = "config.json: is no JSON"
+    folder = write_official(tmp_path / "index", NAMES[0], "sharded bin")
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    cases["index"] = "pytorch_model.bin.index.json: is no index with a weight_map"
+    folder = write_official(tmp_path / "integers", NAMES[0])
+    state = load_file(folder / "model.safetensors")
+    save_file({**state, "model.norm.weight": state["model.norm.weight"].to(torch.int8)}, folder / "model.safetensors")
+    cases["integers"] = "'model.norm.weight' is of I8; expected floating-point weights"
     cases["nowhere"] = "config.json: does not exist"
     for name, message in cases.items():
         with pytest.raises(InputError, match=message):
@@ -214,6 +230,18 @@ def test_a_folder_with_content_is_left_alone(tmp_path: Path) -> None:
     folder = write_official(tmp_path / "official", NAMES[0])
     with pytest.raises(InputError, match="is not empty; expected a folder that isn't there yet"):
         convert_official(folder, folder)
+    with pytest.raises(InputError, match="config.json: is a file; expected a folder"):
+        convert_official(folder, folder / "config.json")
+
+
+def test_old_and_shared_tensors(tmp_path: Path) -> None:
+    folder = write_official(tmp_path / "official", NAMES[0], "bin", tie_word_embeddings=False)
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]  # one storage
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    convert_official(folder, tmp_path / "ours")
+    model = U2LLM.from_pretrained(tmp_path / "ours")
+    assert torch.equal(model.lm_head.weight, state["model.embed_tokens.weight"])
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

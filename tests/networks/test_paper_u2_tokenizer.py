@@ -53,7 +53,7 @@ def official(golden: dict[str, torch.Tensor]) -> PaperU2Tokenizer:
 def test_masks_are_ignored_as_published(golden: dict[str, torch.Tensor], official: PaperU2Tokenizer) -> None:
     visual, text = golden["input.v_token"], golden["input.t_token"]
     slab_mask = torch.tensor([[True, True, False]] * 2)
-    text_mask = torch.zeros(2, 9, dtype=torch.bool)
+    text_mask = torch.tensor([[True] + [False] * 8] * 2)
     assert torch.equal(official(visual, text, (1, 3, 4), slab_mask, text_mask), official(visual, text))
     longer = torch.cat([text, torch.zeros(2, 3, 32)], dim=1)
     assert (official(visual, longer) - official(visual, text)).abs().max() > 1e-4

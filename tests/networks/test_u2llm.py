@@ -212,6 +212,19 @@ def test_labels_give_the_loss_of_hugging_face(tiny_u2llm: U2LLM, batch: dict[str
     assert tiny_u2llm(**batch).loss is None
 
 
+def test_paper_tokenizer_sees_padded_slabs_as_empty_ones(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    """As the published code does, where volumes are filled up with zeros."""
+    model = varied(tiny_u2llm, u2_tokenizer=TOKENIZER_OPTIONS["paper"]).model
+    image, mask = batch["image"].clone(), batch["slab_mask"]
+    image[~mask] = 0.0
+    expected = model.encode_image(image).selected
+    torch.testing.assert_close(model.encode_image(batch["image"], mask).selected, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="volume 1 of the batch has no valid slab"):
+        model.encode_image(image, torch.tensor([[True] * 3, [False] * 3]))
+    with pytest.raises(ValueError, match="question 0 of the batch has no token"):
+        model.guide_image(expected, torch.ones(2, 4, dtype=torch.long), torch.zeros(2, 4, dtype=torch.bool))
+
+
 def test_paper_tokenizer_starts_as_published_inside_the_model(tiny_u2llm: U2LLM) -> None:
     tokenizer = varied(tiny_u2llm, u2_tokenizer={**TOKENIZER_OPTIONS["paper"], "num_queries": 64}).model.u2_tokenizer
     assert tokenizer.query_tokens.std().item() == pytest.approx(0.02, rel=0.1)

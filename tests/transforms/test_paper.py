@@ -51,6 +51,22 @@ def test_the_config_does_what_the_official_code_does(name: str, bundle: Path, tm
         torch.testing.assert_close(cropped, golden["output.scaled_cropped_zxy"], rtol=0, atol=1e-5)
 
 
+def test_goes_into_the_training_too(bundle: Path, tmp_path: Path) -> None:
+    """Without lesion masks, which aren't resized with the image."""
+    parser = ConfigParser()
+    names = ("sft.json", "models/paper_preprocessing.json")
+    parser.read_config([str(bundle / "configs" / name) for name in names])
+    small = {"num_train": 2, "num_validation": 1, "questions_per_case": 20, "num_workers": 0}
+    parser.update({f"phantom#{key}": value for key, value in small.items()})
+    parser.update({"bundle_root": str(bundle), "dataset_dir": str(tmp_path), "batch_size": 2})
+    parser.update({"slab_size": [16, 64, 64], "paper_in_plane_size": 64, "paper_depth": 64})
+    for split in ("train", "validate"):
+        case = parser.get_parsed_content(f"{split}#dataset")[0]
+        assert case["image"].shape == (4, 16, 64, 64) and "patch_findings" not in case, split
+        assert "findings" in case
+    assert parser["patch_finding_weight"] == 0
+
+
 @pytest.mark.parametrize(("shape", "expected"), [((98, 98, 30), 255), ((64, 64, 30), 256), ((512, 300, 30), 256)])
 def test_sizes_are_truncated_as_published(shape: tuple[int, ...], expected: int) -> None:
     out = PaperResize()(torch.ones(1, *shape))
