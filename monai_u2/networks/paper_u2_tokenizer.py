@@ -167,8 +167,10 @@ class SpatioTemporalAttention(GradientCheckpointingLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, T, N, C)` to `(B, T, N, C)`."""
         batch, slabs, tokens, _ = x.shape
-        x = self.spatial_attention(x.flatten(0, 1)).unflatten(0, (batch, slabs))
-        return self.temporal_attention(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, tokens)).transpose(1, 2)
+        # contiguous: a linear layer without gradients makes a copy of its weights for each row of a strided batch
+        x = self.spatial_attention(x.flatten(0, 1).contiguous()).unflatten(0, (batch, slabs))
+        x = self.temporal_attention(x.transpose(1, 2).flatten(0, 1).contiguous())
+        return x.unflatten(0, (batch, tokens)).transpose(1, 2)
 
 
 class TokenSelection(nn.Module):

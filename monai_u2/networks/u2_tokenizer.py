@@ -76,7 +76,8 @@ class SlabPlaces:
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, T, …)` to `(M, …)`."""
-        x = x.flatten(0, 1)
+        # contiguous: a linear layer without gradients makes a copy of its weights for each row of a strided batch
+        x = x.flatten(0, 1).contiguous()
         return x if self._index is None else x[self._index]
 
     def spread(self, x: torch.Tensor) -> torch.Tensor:
