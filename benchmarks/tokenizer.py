@@ -42,7 +42,7 @@ PAPER |= {"text": 64, "grid": [4, 8, 8], "vision": {}}
 ALLOCATORS = {"default": {}, "mmap above 1 MiB": {"MALLOC_MMAP_THRESHOLD_": "1048576"}}
 TOKENIZERS = ("literal", "paper", "folded", "default")
 TOWERS = ("literal tower", "tower")
-PART_OF = {"literal tower": "vision", "tower": "vision"}
+PARTS = ("tokenizer", "vision")
 
 
 def tokenizer_operations(size: dict[str, Any]) -> float:
@@ -178,7 +178,7 @@ def benchmark(
     output: str | None = None,
     rounds: int = 2,
     sizes: dict[str, Any] | None = None,
-    parts: list[str] | str = ("tokenizer", "vision"),
+    parts: list[str] | str = PARTS,
     peak_size: int = 4096,
     child: str | None = None,
 ) -> None:
@@ -201,6 +201,8 @@ def benchmark(
             f"sizes {sorted(unknown)} aren't known, rounds is {rounds}; expected some of {list(PAPER)}, at least 1"
         )
     parts = [parts] if isinstance(parts, str) else list(parts)
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise InputError(f"parts {unknown} aren't known; expected some of {list(PARTS)}")
     size = PAPER | (sizes or {})
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     machine |= {"torch": torch.__version__}

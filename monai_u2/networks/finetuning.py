@@ -47,10 +47,12 @@ def prepare_finetuning(
         The network.
 
     Raises:
-        InputError: when a name isn't one of the model's modules, no layer of the language model has a name of
-            `target_modules`, or adapters couldn't be merged into the weights.
+        InputError: when `lora` holds no options of LoRA, a name isn't one of the model's modules, no layer of the
+            language model has a name of `target_modules`, or adapters couldn't be merged into the weights.
     """
     if lora is not None:
+        if not isinstance(lora, Mapping):
+            raise InputError(f"lora is {lora!r}; expected options of peft.LoraConfig, such as {{'r': 16}}, or null.")
         _add_lora(network, dict(lora))
     modules = {name: module for name, module in network.named_modules() if name}
     for name in [frozen] if isinstance(frozen, str) else frozen:
@@ -101,7 +103,10 @@ def _add_lora(network: nn.Module, options: dict[str, Any]) -> None:
         )
     others = [parameter for name, parameter in network.named_parameters() if not name.startswith(LANGUAGE_MODEL)]
     trained = [parameter for parameter in others if parameter.requires_grad]
-    config = LoraConfig(**{**options, "target_modules": [f"{LANGUAGE_MODEL}.{name}" for name in chosen]})
+    try:
+        config = LoraConfig(**{**options, "target_modules": [f"{LANGUAGE_MODEL}.{name}" for name in chosen]})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"lora {options}: {error}; expected options of peft.LoraConfig.") from error
     inject_adapter_in_model(config, network)  # freezes all but the adapters
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -140,7 +145,3 @@ class MergedWeights:
         }
         state = {key: value for key, value in network.state_dict().items() if ".lora_" not in key}
         return {key.replace(".base_layer.", "."): value for key, value in state.items()} | merged
-
-    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Load weights of a model without adapters into one without adapters."""
-        getattr(self.network, "module", self.network).load_state_dict(state_dict)

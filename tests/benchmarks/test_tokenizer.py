@@ -76,3 +76,5 @@ def test_writes_a_row_for_each_figure(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_unknown_sizes_are_refused() -> None:
     with pytest.raises(InputError, match=r"sizes \['slab'\] aren't known"):
         tokenizer.benchmark(sizes={"slab": 2})
+    with pytest.raises(InputError, match=r"parts \['tower'\] aren't known; expected some of \['tokenizer', 'vision'\]"):
+        tokenizer.benchmark(parts="tower")

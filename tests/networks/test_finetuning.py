@@ -104,6 +104,10 @@ def test_names_that_are_none(tiny_u2llm: U2LLM) -> None:
         prepare_finetuning(tiny_u2llm, lora={"target_modules": ["qkv"]})
     with pytest.raises(InputError, match="no layer of the language model is called v_projj;"):
         prepare_finetuning(tiny_u2llm, lora={"target_modules": ["q_proj", "v_projj"]})
+    with pytest.raises(InputError, match="lora is 'yes'; expected options of peft.LoraConfig"):
+        prepare_finetuning(tiny_u2llm, lora="yes")
+    with pytest.raises(InputError, match=r"lora \{'rank': 4\}: .*unexpected keyword argument 'rank'"):
+        prepare_finetuning(tiny_u2llm, lora={"rank": 4})
     with pytest.raises(InputError, match="frozen '' is no module"):
         prepare_finetuning(tiny_u2llm, frozen=[""])
 
