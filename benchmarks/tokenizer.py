@@ -13,7 +13,8 @@
 
 Each figure comes from a process of its own, rounds alternate between the variants, the fastest round counts; ratios are
 of one run. The literal tokenizer sums each of its 1024 selected tokens in a loop, by which the heap fragments under
-glibc's default allocator, so both settings are measured::
+glibc's default allocator: its first call waits for the heap to grow, later calls find it grown. So two settings of the
+allocator are measured, and first and later calls by themselves::
 
     python benchmarks/tokenizer.py --output runs/tokenizer.json
 """
@@ -26,6 +27,8 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import fire
@@ -33,6 +36,7 @@ import torch
 from bundle_model import peak_memory, reset_peak_memory, write_figures
 from literal_tokenizer import literal_tokenizer
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from monai_u2.exceptions import InputError
 from monai_u2.networks import PaperU2Tokenizer, U2Tokenizer, ViT3D
@@ -43,32 +47,7 @@ ALLOCATORS = {"default": {}, "mmap above 1 MiB": {"MALLOC_MMAP_THRESHOLD_": "104
 TOKENIZERS = ("literal", "paper", "folded", "default")
 TOWERS = ("literal tower", "tower")
 PARTS = ("tokenizer", "vision")
-
-
-def tokenizer_operations(size: dict[str, Any]) -> float:
-    """Floating-point operations of the published function's products, forward, a volume."""
-    c, k, q, text = size["channels"], size["selected"], size["queries"], size["text"]
-    tokens = size["slabs"] * size["tokens"]
-    visual = k + k // 2 + k // 4
-    refiner = 2 * 8 * tokens * c**2 + 4 * tokens * (size["tokens"] + size["slabs"]) * c
-    selection = 4 * tokens * c * k
-    projections = 2 * c**2 * (8 * q + 2 * visual + 2 * text)
-    aggregator = projections + 4 * q * (q + visual + text) * c
-    final = 2 * c**2 * (q + visual) + 4 * q * visual * c
-    return size["layers"] * (refiner + aggregator) + selection + final
-
-
-def tower_operations(tower: ViT3D, slabs: int) -> float:
-    """Floating-point operations of the vision tower's products, forward."""
-    hidden = tower.norm.normalized_shape[0]
-    mlp = tower.blocks[0].mlp.linear1.out_features
-    patches = 1
-    for count in tower.grid:
-        patches *= count
-    embedding = 2 * patches * tower.patch_embedding.patch_embeddings[1].in_features * hidden
-    tokens = patches + 1
-    block = 2 * tokens * (4 * hidden**2 + 2 * hidden * mlp) + 4 * tokens**2 * hidden
-    return slabs * (embedding + len(tower.blocks) * block)
+MEASURED = ("first call", "later call", "growth")
 
 
 def matmul_peak(dtype: torch.dtype, size: int) -> float:
@@ -96,36 +75,52 @@ def literal_tower(tower: ViT3D, image: torch.Tensor) -> torch.Tensor:
     return tower.norm(x)[:, 1:]
 
 
+def built(variant: str, dtype: torch.dtype, size: dict[str, Any]) -> tuple[nn.Module, Callable, list[torch.Tensor]]:
+    """The module of a variant, what is run of it, and the inputs."""
+    if variant in TOWERS:
+        tower = ViT3D(**size["vision"]).to(dtype)
+        inputs = [torch.rand(size["slabs"], 1, *tower.image_size).to(dtype)]
+        return tower, tower if variant == "tower" else partial(literal_tower, tower), inputs
+    shape = {"hidden_size": size["channels"], "num_heads": size["heads"], "num_selected": size["selected"]}
+    shape["num_queries"] = size["queries"]
+    module = U2Tokenizer(**shape) if variant == "default" else PaperU2Tokenizer(**shape, num_layers=size["layers"])
+    module = module.to(dtype)
+    lengths = (size["slabs"], size["tokens"]), (size["text"],)
+    inputs = [torch.randn(1, *length, size["channels"]).to(dtype) for length in lengths]
+    if variant == "literal":
+        state = dict(module.named_parameters())
+        return module, partial(literal_tokenizer, state, heads=size["heads"], num_layers=size["layers"]), inputs
+    if variant == "folded":
+        module = module.fold()
+    return module, partial(module, grid=size["grid"]), inputs
+
+
+def operations(variant: str, size: dict[str, Any]) -> float | None:
+    """Floating-point operations of a variant's products, forward, as PyTorch counts them; None for the default, whose
+    masks need values."""
+    if variant == "default":
+        return None
+    with torch.device("meta"), torch.no_grad():
+        module, run, inputs = built(variant, torch.float32, size)
+        module.requires_grad_(False)
+        with FlopCounterMode(display=False) as counter:
+            run(*inputs)
+    total = counter.get_total_flops()
+    if variant == "literal":  # sums its selected tokens without a product
+        total += 2 * size["slabs"] * size["tokens"] * size["channels"] * size["selected"]
+    return total
+
+
 def measure(variant: str, mode: str, dtype: str, size: dict[str, Any]) -> dict[str, float]:
-    """One variant in this process: seconds and growth of the process of one call, its operations."""
+    """One variant in this process: seconds of its first call and of the fastest later one, growth of the process."""
     torch.manual_seed(0)
-    kind = getattr(torch, dtype)
     grad = mode == "training"
     torch.set_grad_enabled(grad)
-    if variant in TOWERS:
-        module: nn.Module = ViT3D(**size["vision"]).to(kind)
-        inputs = (torch.rand(size["slabs"], 1, *module.image_size, dtype=kind),)
-        operations = tower_operations(module, size["slabs"])
-        run = module if variant == "tower" else lambda image: literal_tower(module, image)
-    else:
-        shape = {"hidden_size": size["channels"], "num_heads": size["heads"], "num_selected": size["selected"]}
-        shape["num_queries"] = size["queries"]
-        module = U2Tokenizer(**shape) if variant == "default" else PaperU2Tokenizer(**shape, num_layers=size["layers"])
-        module = module.to(kind)
-        tokens = torch.randn(1, size["slabs"], size["tokens"], size["channels"], dtype=kind, requires_grad=grad)
-        inputs = (tokens, torch.randn(1, size["text"], size["channels"], dtype=kind))
-        operations = tokenizer_operations(size)
-        if variant == "literal":
-            state = dict(module.named_parameters())
-            run = lambda *given: literal_tokenizer(state, *given, size["heads"], size["layers"])  # noqa: E731
-        elif variant == "folded":
-            module = module.fold()
-            run = module
-        else:
-            run = lambda *given: module(*given, grid=size["grid"])  # noqa: E731
+    module, run, inputs = built(variant, getattr(torch, dtype), size)
+    inputs[0].requires_grad_(grad)
     before = reset_peak_memory()
     times = []
-    for _ in range(2):
+    for _ in range(3):
         begin = time.perf_counter()
         out = run(*inputs)
         if grad:
@@ -133,7 +128,7 @@ def measure(variant: str, mode: str, dtype: str, size: dict[str, Any]) -> dict[s
         times.append(time.perf_counter() - begin)
         if grad:
             module.zero_grad(set_to_none=True)
-    return {"seconds": min(times), "growth": peak_memory() - before, "operations": operations}
+    return {"first call": times[0], "later call": min(times[1:]), "growth": peak_memory() - before}
 
 
 def in_new_process(allocator: str, **arguments: Any) -> dict[str, float]:
@@ -222,7 +217,8 @@ def benchmark(
     if "vision" in parts:
         plan += [("default", "forward", dtype, TOWERS) for dtype in ("float32", "bfloat16")]
     print(
-        "\n| allocator | | | seconds | ratio | of the peak | growth, GB | ratio |\n|---|---|---|---|---|---|---|---|",
+        "\n| allocator | | | first call, s | ratio | later call, s | ratio | of the peak | growth, GB | ratio |\n"
+        "|---|---|---|---|---|---|---|---|---|---|",
         flush=True,
     )
     for allocator, mode, dtype, variants in plan:
@@ -232,17 +228,19 @@ def benchmark(
                 found = in_new_process(allocator, variant=variant, mode=mode, dtype=dtype, size=size)
                 held = best.setdefault(variant, found)
                 best[variant] = {key: min(held[key], found[key]) for key in found}
-        first = best[variants[0]]
+        literal = best[variants[0]]
         for variant, row in best.items():
-            share = row["operations"] * (3 if mode == "training" else 1) / row["seconds"] / peaks[dtype]
-            row |= {"faster": first["seconds"] / row["seconds"], "smaller": first["growth"] / max(row["growth"], 1)}
-            # the default computes another function: no share of the published one's operations
-            row |= {"share of peak": None if variant == "default" else share}
+            share = operations(variant, size)
+            if share is not None:  # going back takes twice the operations
+                share *= (3 if mode == "training" else 1) / row["later call"] / peaks[dtype]
+            ratios = {f"ratio of {key}": literal[key] / max(row[key], 1e-9) for key in MEASURED}
+            row |= {"share of peak": share, **ratios}
             figures["rows"].append({"allocator": allocator, "mode": mode, "dtype": dtype, "variant": variant, **row})
-            shown = "" if variant == "default" else f"{share:.0%}"
             print(
-                f"| {allocator} | {mode}, {dtype} | {variant} | {row['seconds']:.2f} | {row['faster']:.2f} | "
-                f"{shown} | {row['growth'] / 1e9:.2f} | {row['smaller']:.2f} |",
+                f"| {allocator} | {mode}, {dtype} | {variant} | {row['first call']:.2f} | "
+                f"{row['ratio of first call']:.2f} | {row['later call']:.2f} | {row['ratio of later call']:.2f} | "
+                f"{'' if share is None else f'{share:.0%}'} | {row['growth'] / 1e9:.2f} | "
+                f"{row['ratio of growth']:.2f} |",
                 flush=True,
             )
         write_figures(output, figures)

@@ -35,11 +35,41 @@ POOLINGS = ("dynamic", "multi", None)
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, num_heads: int, bias: torch.Tensor | None = None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    num_heads: int,
+    bias: torch.Tensor | None = None,
+    rotary: bool = False,
+    axis: int = -2,
 ) -> torch.Tensor:
-    """`softmax(q k^T / sqrt(d) + bias) v` for each head, heads concatenated: `(B, Lq, C)`."""
-    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
+    """`softmax(q k^T / sqrt(d) + bias) v` along one axis, for each head.
+
+    Args:
+        query: `(..., C)`.
+        key: `(..., C)`.
+        value: `(..., C)`.
+        num_heads: number of heads.
+        bias: added to the logits, `(num_heads, Lq, Lk)`.
+        rotary: whether queries and keys are rotated by their place along the axis.
+        axis: the axis of the tokens; tokens at other places of the axes before the last don't see each other.
+
+    Returns:
+        `(..., C)`, the shape of `query`, heads concatenated.
+    """
+    axis %= query.dim()
+    moved = query.movedim(axis, -2).shape[:-2]
+
+    def split(x: torch.Tensor) -> torch.Tensor:
+        return x.movedim(axis, -2).flatten(0, -3).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+    query, key, value = split(query), split(key), split(value)
+    if rotary:
+        query, key = rotate(query), rotate(key)
+    # of four axes: with three PyTorch wouldn't take its fused kernel
+    bias = None if bias is None else bias[None]
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return attended.transpose(1, 2).unflatten(0, moved).movedim(-3, axis).flatten(-2)
 
 
 class PaperAttention(nn.Module):
@@ -81,21 +111,18 @@ class PaperAttention(nn.Module):
         if self.position == "relative":
             init.zeros_(self.relative_bias)
 
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Attention of projected queries `(B, Lq, C)` to keys and values `(B, Lk, C)`, before `dense`.
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, axis: int = -2) -> torch.Tensor:
+        """Attention of projected queries to keys and values `(..., C)` along an axis, before `dense`.
 
         Returns:
-            `(B, Lq, C)`, heads concatenated.
+            `(..., C)`, heads concatenated.
 
         Raises:
             ValueError: when the sequence is longer than the table of biases.
         """
-        if self.position == "rotary":
-            query, key = (rotate(x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)) for x in (query, key))
-            query, key = (x.transpose(1, 2).flatten(2) for x in (query, key))
         bias = None
         if self.position == "relative":
-            length = query.shape[1]
+            length = query.shape[axis]
             if length > self.max_length:
                 raise ValueError(
                     f"sequence of {length} tokens is longer than max_length {self.max_length}; pool the tokens "
@@ -104,15 +131,15 @@ class PaperAttention(nn.Module):
             index = torch.arange(length, device=query.device)
             offset = index[None, :] - index[:, None] + self.max_length - 1
             bias = self.relative_bias[offset].permute(2, 0, 1).to(query.dtype)
-        return attend(query, key, value, self.num_heads, bias)
+        return attend(query, key, value, self.num_heads, bias, rotary=self.position == "rotary", axis=axis)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Self-attention, `(B, L, C)` to `(B, L, C)`.
+    def forward(self, x: torch.Tensor, axis: int = -2) -> torch.Tensor:
+        """Self-attention along an axis, `(..., C)` to `(..., C)`.
 
         Raises:
             ValueError: see :meth:`attend`.
         """
-        return self.dense(self.attend(self.wq(x), self.wk(x), self.wv(x)))
+        return self.dense(self.attend(self.wq(x), self.wk(x), self.wv(x), axis).contiguous())
 
 
 class SequenceFirstAttention(nn.MultiheadAttention):
@@ -136,9 +163,11 @@ class SequenceFirstAttention(nn.MultiheadAttention):
         init.kaiming_uniform_(self.out_proj.weight, a=5**0.5)
         init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Self-attention over the first axis, `(L, B, C)` to `(L, B, C)`."""
-        return super().forward(x, x, x, need_weights=False)[0]
+    def forward(self, x: torch.Tensor, axis: int = -2) -> torch.Tensor:
+        """Self-attention over all axes but the last and the given one, `(..., C)` to `(..., C)`."""
+        moved = x.movedim(axis, -2)
+        x = moved.flatten(0, -3).contiguous()
+        return super().forward(x, x, x, need_weights=False)[0].reshape(moved.shape).movedim(-2, axis)
 
 
 def _self_attention(hidden_size: int, num_heads: int, position: str | None, max_length: int) -> nn.Module:
@@ -166,11 +195,7 @@ class SpatioTemporalAttention(GradientCheckpointingLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, T, N, C)` to `(B, T, N, C)`."""
-        batch, slabs, tokens, _ = x.shape
-        # contiguous: a linear layer without gradients makes a copy of its weights for each row of a strided batch
-        x = self.spatial_attention(x.flatten(0, 1).contiguous()).unflatten(0, (batch, slabs))
-        x = self.temporal_attention(x.transpose(1, 2).flatten(0, 1).contiguous())
-        return x.unflatten(0, (batch, tokens)).transpose(1, 2)
+        return self.temporal_attention(self.spatial_attention(x, axis=2), axis=1)
 
 
 class TokenSelection(nn.Module):
@@ -476,6 +501,9 @@ class PaperU2Tokenizer(nn.Module):
                 mask doesn't fit, or a volume has no valid slab.
         """
         checked_slab_mask(tokens, (tokens.shape[2],), slab_mask)
+        # contiguous here and before each `dense`: a linear layer without gradients makes a copy of its weights for each
+        # row of a strided batch
+        tokens = tokens.contiguous()
         for layer in self.svt_module["attention_network"]["layers"]:
             tokens = layer(tokens)
         return self.svt_module["token_selection"](tokens.flatten(1, 2))
