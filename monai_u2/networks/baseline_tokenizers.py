@@ -23,7 +23,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from monai_u2.networks.attention import FeedForward, MultiHeadAttention
-from monai_u2.networks.u2_tokenizer import checked_slab_mask
+from monai_u2.networks.token_masks import checked_slab_mask
 
 # wavelengths of the sine positions: 2, 4, 8, 16 and 32 places along an axis
 NUM_OCTAVES = 5

@@ -19,12 +19,8 @@ from copy import deepcopy
 import torch
 import torch.nn as nn
 
-from monai_u2.networks.paper_u2_tokenizer import (
-    PaperAttention,
-    PaperU2Tokenizer,
-    SequenceFirstAttention,
-    attend,
-)
+from monai_u2.networks.paper_attention import PaperAttention, SequenceFirstAttention, attend
+from monai_u2.networks.paper_u2_tokenizer import PaperU2Tokenizer
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:

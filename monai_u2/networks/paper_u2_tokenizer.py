@@ -18,162 +18,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from monai_u2.networks.attention import checked_option, rotate
-from monai_u2.networks.u2_tokenizer import checked_slab_mask, checked_text_mask
+from monai_u2.networks.attention import checked_option
+from monai_u2.networks.paper_attention import POSITIONS, PaperAttention, attend, self_attention
+from monai_u2.networks.paper_token_selection import (
+    DifferentiableTokenSelection,
+    GatedMultiScalePooling,
+    MultiScalePooling,
+    NoPooling,
+    PooledTokens,
+    TokenSelection,
+)
+from monai_u2.networks.token_masks import checked_slab_mask, checked_text_mask
 
 if TYPE_CHECKING:
     from monai_u2.networks.paper_folding import FoldedPaperU2Tokenizer
 
-SCALES = (1, 2, 4)
-POSITIONS = ("relative", "rotary", None)
 SELECTIONS = ("soft", "topk")
 POOLINGS = ("dynamic", "multi", None)
-
-
-def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    num_heads: int,
-    bias: torch.Tensor | None = None,
-    rotary: bool = False,
-    axis: int = -2,
-) -> torch.Tensor:
-    """`softmax(q k^T / sqrt(d) + bias) v` along one axis, for each head.
-
-    Args:
-        query: `(..., C)`.
-        key: `(..., C)`.
-        value: `(..., C)`.
-        num_heads: number of heads.
-        bias: added to the logits, `(num_heads, Lq, Lk)`.
-        rotary: whether queries and keys are rotated by their place along the axis.
-        axis: the axis of the tokens; tokens at other places of the axes before the last don't see each other.
-
-    Returns:
-        `(..., C)`, the shape of `query`, heads concatenated.
-    """
-    axis %= query.dim()
-    moved = query.movedim(axis, -2).shape[:-2]
-
-    def split(x: torch.Tensor) -> torch.Tensor:
-        return x.movedim(axis, -2).flatten(0, -3).unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-    query, key, value = split(query), split(key), split(value)
-    if rotary:
-        query, key = rotate(query), rotate(key)
-    # of four axes: with three PyTorch wouldn't take its fused kernel
-    bias = None if bias is None else bias[None]
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    return attended.transpose(1, 2).unflatten(0, moved).movedim(-3, axis).flatten(-2)
-
-
-class PaperAttention(nn.Module):
-    """Multi-head attention; positions enter by a learned bias for each offset of key and query, or by rotation.
-
-    Args:
-        hidden_size: width of queries, keys, values and output.
-        num_heads: number of heads; must divide `hidden_size`.
-        position: `"relative"`, `"rotary"` or None.
-        max_length: longest sequence that a table of biases serves.
-
-    Raises:
-        ValueError: when `hidden_size` is not divisible by `num_heads`, a head's width is odd and to be rotated, or the
-            position is unknown.
-    """
-
-    def __init__(self, hidden_size: int, num_heads: int, position: str | None = None, max_length: int = 512) -> None:
-        super().__init__()
-        if hidden_size % num_heads != 0:
-            raise ValueError(f"hidden_size {hidden_size} must be divisible by num_heads {num_heads}.")
-        self.position = checked_option("position", position, POSITIONS)
-        if position == "rotary" and (hidden_size // num_heads) % 2:
-            raise ValueError(f"rotary positions need heads of even width; {hidden_size} / {num_heads} is odd.")
-        self.num_heads = num_heads
-        self.max_length = max_length
-        self.wq = nn.Linear(hidden_size, hidden_size)
-        self.wk = nn.Linear(hidden_size, hidden_size)
-        self.wv = nn.Linear(hidden_size, hidden_size)
-        self.dense = nn.Linear(hidden_size, hidden_size)
-        if position == "relative":
-            self.relative_bias = nn.Parameter(torch.zeros(2 * max_length - 1, num_heads))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Xavier uniform weights, all biases zero, as published."""
-        for linear in (self.wq, self.wk, self.wv, self.dense):
-            init.xavier_uniform_(linear.weight)
-            init.zeros_(linear.bias)
-        if self.position == "relative":
-            init.zeros_(self.relative_bias)
-
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, axis: int = -2) -> torch.Tensor:
-        """Attention of projected queries to keys and values `(..., C)` along an axis, before `dense`.
-
-        Returns:
-            `(..., C)`, heads concatenated.
-
-        Raises:
-            ValueError: when the sequence is longer than the table of biases.
-        """
-        bias = None
-        if self.position == "relative":
-            length = query.shape[axis]
-            if length > self.max_length:
-                raise ValueError(
-                    f"sequence of {length} tokens is longer than max_length {self.max_length}; pool the tokens "
-                    f"further, or raise max_length."
-                )
-            index = torch.arange(length, device=query.device)
-            offset = index[None, :] - index[:, None] + self.max_length - 1
-            bias = self.relative_bias[offset].permute(2, 0, 1).to(query.dtype)
-        return attend(query, key, value, self.num_heads, bias, rotary=self.position == "rotary", axis=axis)
-
-    def forward(self, x: torch.Tensor, axis: int = -2) -> torch.Tensor:
-        """Self-attention along an axis, `(..., C)` to `(..., C)`.
-
-        Raises:
-            ValueError: see :meth:`attend`.
-        """
-        return self.dense(self.attend(self.wq(x), self.wk(x), self.wv(x), axis).contiguous())
-
-
-class SequenceFirstAttention(nn.MultiheadAttention):
-    """What the published code does without positions: PyTorch's attention over the *first* axis, which is the batch.
-
-    Tokens of different slabs, and in the self-attention of the queries different volumes of a batch, attend to each
-    other; the output of one volume depends on the others.
-
-    Args:
-        hidden_size: width of queries, keys, values and output.
-        num_heads: number of heads; must divide `hidden_size`.
-    """
-
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
-        super().__init__(hidden_size, num_heads)
-
-    def reset_parameters(self) -> None:
-        """Xavier uniform on the joint projection, biases zero, PyTorch's default for the output, as published."""
-        init.xavier_uniform_(self.in_proj_weight)
-        init.zeros_(self.in_proj_bias)
-        init.kaiming_uniform_(self.out_proj.weight, a=5**0.5)
-        init.zeros_(self.out_proj.bias)
-
-    def forward(self, x: torch.Tensor, axis: int = -2) -> torch.Tensor:
-        """Self-attention over all axes but the last and the given one, `(..., C)` to `(..., C)`."""
-        moved = x.movedim(axis, -2)
-        x = moved.flatten(0, -3).contiguous()
-        return super().forward(x, x, x, need_weights=False)[0].reshape(moved.shape).movedim(-2, axis)
-
-
-def _self_attention(hidden_size: int, num_heads: int, position: str | None, max_length: int) -> nn.Module:
-    if position is None:
-        return SequenceFirstAttention(hidden_size, num_heads)
-    return PaperAttention(hidden_size, num_heads, position, max_length)
 
 
 class SpatioTemporalAttention(GradientCheckpointingLayer):
@@ -190,147 +54,12 @@ class SpatioTemporalAttention(GradientCheckpointingLayer):
         self, hidden_size: int, num_heads: int, position: str | None = "relative", max_length: int = 512
     ) -> None:
         super().__init__()
-        self.spatial_attention = _self_attention(hidden_size, num_heads, position, max_length)
-        self.temporal_attention = _self_attention(hidden_size, num_heads, position, max_length)
+        self.spatial_attention = self_attention(hidden_size, num_heads, position, max_length)
+        self.temporal_attention = self_attention(hidden_size, num_heads, position, max_length)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, T, N, C)` to `(B, T, N, C)`."""
         return self.temporal_attention(self.spatial_attention(x, axis=2), axis=1)
-
-
-class TokenSelection(nn.Module):
-    """The K tokens of the highest scores, in descending order; the scores get no gradient.
-
-    Args:
-        hidden_size: width of the tokens.
-        num_selected: number of selected tokens K.
-    """
-
-    def __init__(self, hidden_size: int, num_selected: int) -> None:
-        super().__init__()
-        self.num_selected = num_selected
-        self.score_net = nn.Linear(hidden_size, 1)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """PyTorch's default weight, bias zero, as published."""
-        init.kaiming_uniform_(self.score_net.weight, a=5**0.5)
-        init.zeros_(self.score_net.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, M, C)` to `(B, K, C)`.
-
-        Raises:
-            ValueError: when there are fewer than K tokens.
-        """
-        if x.shape[1] < self.num_selected:
-            raise ValueError(f"num_selected {self.num_selected} must be at most the number of tokens, {x.shape[1]}.")
-        index = self.score_net(x).topk(self.num_selected, dim=1).indices
-        return x.gather(1, index.expand(-1, -1, x.shape[2]))
-
-
-class DifferentiableTokenSelection(nn.Module):
-    """DTS: each of K heads draws one token as a softmax-weighted mean of all tokens.
-
-    Args:
-        hidden_size: width of the tokens.
-        num_selected: number of selected tokens K.
-        temperature: the scores are divided by it; 1 as published.
-    """
-
-    def __init__(self, hidden_size: int, num_selected: int, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.score_net = nn.Linear(hidden_size, num_selected)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """PyTorch's default, as published."""
-        bound = self.score_net.in_features**-0.5
-        init.kaiming_uniform_(self.score_net.weight, a=5**0.5)
-        init.uniform_(self.score_net.bias, -bound, bound)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, M, C)` to `(B, K, C)`."""
-        # (B, K, M): a softmax over the last axis is several times faster than one over the axis before it
-        scores = self.score_net.weight @ x.transpose(1, 2) + self.score_net.bias[:, None]
-        return (scores / self.temperature).softmax(dim=2) @ x
-
-
-class MultiScalePooling(nn.Module):
-    """Means of 1, 2 and 4 consecutive selected tokens; the remainder is dropped, as are scales above their number."""
-
-    def gates(self, x: torch.Tensor) -> torch.Tensor | None:
-        """Weight of each scale `(B, S)` for the selected tokens `(B, K, C)`; None for no weights."""
-        return None
-
-    def pool(self, x: torch.Tensor, gates: torch.Tensor | None) -> torch.Tensor:
-        """Pool `(B, K, C)` to `(B, V, C)`, `V = Σ_s K // s`: the selected tokens, or any linear map of them."""
-        pooled = self._pooled(x)
-        if gates is not None:
-            pooled = [tokens * gates[:, i, None, None] for i, tokens in enumerate(pooled)]
-        return torch.cat(pooled, dim=1)
-
-    def _pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
-        length = x.shape[1]
-        return [
-            x if s == 1 else x[:, : length // s * s].unflatten(1, (-1, s)).mean(dim=2) for s in SCALES if length >= s
-        ]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, K, C)` to `(B, V, C)`."""
-        return self.pool(x, self.gates(x))
-
-
-class GatedMultiScalePooling(MultiScalePooling):
-    """DMTP: multi-scale pooling with each scale weighted by a gate on the mean of its tokens.
-
-    Args:
-        hidden_size: width of the tokens.
-    """
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.gate_fc = nn.Linear(hidden_size, 1)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """PyTorch's default, as published."""
-        bound = self.gate_fc.in_features**-0.5
-        init.kaiming_uniform_(self.gate_fc.weight, a=5**0.5)
-        init.uniform_(self.gate_fc.bias, -bound, bound)
-
-    def gates(self, x: torch.Tensor) -> torch.Tensor:
-        """Weight of each scale `(B, S)` for the selected tokens `(B, K, C)`; they add up to 1."""
-        return torch.cat([self.gate_fc(tokens.mean(dim=1)) for tokens in self._pooled(x)], dim=1).softmax(dim=1)
-
-
-class NoPooling(MultiScalePooling):
-    """The selected tokens as they are."""
-
-    def _pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return [x]
-
-
-class PooledTokens:
-    """Selected tokens and what pooling makes of them.
-
-    Keys and values of the pooled tokens are pooled keys and values of the selected ones, of which there are fewer.
-
-    Args:
-        selected: `(B, K, C)`.
-        pooling: how they are pooled.
-    """
-
-    def __init__(self, selected: torch.Tensor, pooling: MultiScalePooling) -> None:
-        self.selected = selected
-        self._gates = pooling.gates(selected)
-        self._pool = pooling.pool
-        self.pooled = self._pool(selected, self._gates)
-
-    def project(self, linear: nn.Linear) -> torch.Tensor:
-        """`linear` of the pooled tokens, `(B, V, C)`."""
-        return self._pool(F.linear(self.selected, linear.weight), self._gates) + linear.bias
 
 
 class TextConditionedLayer(GradientCheckpointingLayer):
@@ -347,7 +76,7 @@ class TextConditionedLayer(GradientCheckpointingLayer):
         self, hidden_size: int, num_heads: int, position: str | None = "relative", max_length: int = 512
     ) -> None:
         super().__init__()
-        self.self_attention = _self_attention(hidden_size, num_heads, position, max_length)
+        self.self_attention = self_attention(hidden_size, num_heads, position, max_length)
         self.visual_cross_attention = PaperAttention(hidden_size, num_heads)
         self.text_cross_attention = PaperAttention(hidden_size, num_heads)
         self.norm_self = nn.LayerNorm(hidden_size)

@@ -13,78 +13,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from monai_u2.networks.attention import FeedForward, MultiHeadAttention, RelativePositionBias, checked_option
+from monai_u2.networks.token_masks import SlabPlaces, checked_slab_mask, checked_text_mask
+from monai_u2.networks.token_selection import DynamicMultiScalePooling
 
-# at a scale of 4 a selection head starts from a few tokens; at 1 it averages a thousand, and a small finding is lost
-# in them
-INITIAL_LOG_SCALE = math.log(4.0)
 POSITIONS = ("relative_3d", "relative", "rotary", None)
 SELECTIONS = ("soft", "topk")
 POOLINGS = ("dynamic", "multi", None)
-
-
-def checked_slab_mask(tokens: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor | None) -> torch.Tensor:
-    """Mask of the valid slabs `(B, T)`; ValueError where tokens `(B, T, N, C)`, grid and mask don't fit each other."""
-    batch, slabs, num_tokens, _ = tokens.shape
-    if num_tokens != math.prod(grid):
-        raise ValueError(f"grid {tuple(grid)} has {math.prod(grid)} places for {num_tokens} tokens a slab.")
-    if slab_mask is None:
-        return torch.ones(batch, slabs, dtype=torch.bool, device=tokens.device)
-    if slab_mask.shape != (batch, slabs):
-        raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the tokens' (B, T).")
-    if not torch.compiler.is_compiling() and not bool(slab_mask.any(dim=1).all()):
-        raise ValueError(f"volume {int(slab_mask.any(dim=1).int().argmin())} of the batch has no valid slab.")
-    return slab_mask
-
-
-def checked_text_mask(text: torch.Tensor, text_mask: torch.Tensor | None) -> torch.Tensor:
-    """Mask of the question's tokens `(B, L)`; ValueError where it doesn't fit `text` `(B, L, C)`, or a question has no
-    token."""
-    if text_mask is None:
-        return torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
-    if text_mask.shape != text.shape[:2]:
-        raise ValueError(f"text_mask {tuple(text_mask.shape)} must be {tuple(text.shape[:2])}, as the text's (B, L).")
-    text_mask = text_mask.bool()
-    if not torch.compiler.is_compiling() and not bool(text_mask.any(dim=1).all()):
-        raise ValueError(
-            f"question {int(text_mask.any(dim=1).int().argmin())} of the batch has no token that isn't masked; give it "
-            "one, or no text for no question."
-        )
-    return text_mask
-
-
-class SlabPlaces:
-    """Which slabs of a batch are there: work on tokens goes over these alone, `(M, …)` in place of `(B, T, …)`.
-
-    Args:
-        slab_mask: boolean `(B, T)`, True where a slab is there.
-    """
-
-    def __init__(self, slab_mask: torch.Tensor) -> None:
-        self.mask = slab_mask
-        # a compiled graph can't depend on how many there are: it works on all of them
-        padded = not torch.compiler.is_compiling() and not bool(slab_mask.all())
-        self._index = slab_mask.flatten().nonzero().squeeze(1) if padded else None
-
-    def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, T, …)` to `(M, …)`."""
-        # contiguous: a linear layer without gradients makes a copy of its weights for each row of a strided batch
-        x = x.flatten(0, 1).contiguous()
-        return x if self._index is None else x[self._index]
-
-    def spread(self, x: torch.Tensor) -> torch.Tensor:
-        """`(M, …)` to `(B, T, …)`, zeros elsewhere."""
-        if self._index is not None:
-            x = x.new_zeros(self.mask.numel(), *x.shape[1:]).index_copy(0, self._index, x)
-        return x.unflatten(0, tuple(self.mask.shape))
 
 
 class RefinerBlock(GradientCheckpointingLayer):
@@ -134,132 +75,6 @@ class RefinerBlock(GradientCheckpointingLayer):
         across = self.depth_attention.attend(query, key, value, key_mask, bias)
         x = x + self.depth_attention.out(places.gather(across.unflatten(0, (batch, tokens)).transpose(1, 2)))
         return x + self.mlp(self.mlp_norm(x))
-
-
-class SoftTokenSelection(nn.Module):
-    """Differentiable token selection: each of K heads draws one token as a softmax-weighted mean of all tokens.
-
-    `α_r = softmax_i(w_r · norm(x_i) · exp(s))`, `z_r = Σ_i α_ri x_i` (eq. of DTS in https://arxiv.org/abs/2507.00316,
-    with normalised tokens and a learned log-temperature `s`, so that the selection can become sharp).
-
-    Args:
-        hidden_size: width of the tokens.
-        num_selected: number of selected tokens K.
-    """
-
-    def __init__(self, hidden_size: int, num_selected: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(hidden_size, bias=False)  # a bias would shift all scores of a head alike
-        self.score = nn.Linear(hidden_size, num_selected, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """
-        Args:
-            x: `(B, M, C)`.
-            mask: boolean `(B, M)`, True where a token is valid.
-
-        Returns:
-            `(B, K, C)`, and None: no weights but those in it.
-        """
-        # (B, K, M): a softmax over the last axis is several times faster than one over the axis before it
-        scores = self.score.weight @ self.norm(x).transpose(1, 2) * self.log_scale.exp()
-        return scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=2) @ x, None
-
-
-class TopKTokenSelection(nn.Module):
-    """The K tokens with the highest scores, in descending order.
-
-    Each is weighted by the sigmoid of its score, by which the scores learn (Gao and Ji, "Graph U-Nets",
-    https://arxiv.org/abs/1905.05178). Where there are fewer than K tokens, tokens of weight 0 fill the rest.
-
-    Args:
-        hidden_size: width of the tokens.
-        num_selected: number of selected tokens K.
-    """
-
-    def __init__(self, hidden_size: int, num_selected: int) -> None:
-        super().__init__()
-        self.num_selected = num_selected
-        self.norm = nn.LayerNorm(hidden_size, bias=False)
-        self.score = nn.Linear(hidden_size, 1)
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            x: `(B, M, C)`.
-            mask: boolean `(B, M)`, True where a token is valid.
-
-        Returns:
-            `(B, K, C)`, and the weight of each `(B, K, 1)`.
-        """
-        scores = self.score(self.norm(x)).masked_fill(~mask[..., None], -torch.inf)
-        best = scores.topk(min(self.num_selected, x.shape[1]), dim=1)
-        missing = self.num_selected - best.values.shape[1]
-        chosen = x.gather(1, best.indices.expand(-1, -1, x.shape[2]))
-        return F.pad(chosen, (0, 0, 0, missing)), F.pad(best.values.sigmoid(), (0, 0, 0, missing))
-
-
-class DynamicMultiScalePooling(nn.Module):
-    """Token selection at several scales of the slab's grid, each weighted by a gate on what was selected there.
-
-    At scale s the grid is pooled by means over s × s × s tokens (what doesn't divide is averaged over what is there),
-    `K / s` tokens are selected and normalized, and `ω = softmax_s(g · mean_r(z_sr))` weights the scales. The published
-    gate sees means of the same tokens at all scales and can't differ between them; here the scales select for
-    themselves.
-
-    Args:
-        hidden_size: width of the tokens.
-        num_selected: number of tokens selected at scale 1.
-        scales: edge lengths of the pooling windows in tokens.
-        selection: see :class:`U2Tokenizer`.
-        gated: whether the gate weights the scales.
-    """
-
-    def __init__(
-        self,
-        hidden_size: int,
-        num_selected: int,
-        scales: Sequence[int] = (1, 2, 4),
-        selection: str = "soft",
-        gated: bool = True,
-    ) -> None:
-        super().__init__()
-        self.scales = tuple(scales)
-        select = SoftTokenSelection if selection == "soft" else TopKTokenSelection
-        self.selections = nn.ModuleList(select(hidden_size, max(1, num_selected // s)) for s in self.scales)
-        # before the gate and the weights: after them, a norm of each token would undo them
-        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in self.scales)
-        self.gate = nn.Linear(hidden_size, 1, bias=False) if gated else None
-        self.scale_embedding = nn.Parameter(torch.zeros(len(self.scales), hidden_size))
-
-    def forward(self, x: torch.Tensor, grid: Sequence[int], slab_mask: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            x: `(B, T, N, C)`.
-            grid: token grid of one slab, `N = prod(grid)`.
-            slab_mask: boolean `(B, T)`.
-
-        Returns:
-            `(B, V, C)`, `V = Σ_s max(1, num_selected // s)`.
-        """
-        batch, slabs, _, channels = x.shape
-        selected = []
-        for scale, selection, norm in zip(self.scales, self.selections, self.norms):
-            pooled = x
-            if scale > 1:
-                volume = x.flatten(0, 1).transpose(1, 2).unflatten(2, tuple(grid))
-                for axis in (2, 3, 4):
-                    volume = torch.stack([part.mean(dim=axis) for part in volume.split(scale, dim=axis)], dim=axis)
-                pooled = volume.flatten(2).transpose(1, 2).unflatten(0, (batch, slabs))
-            mask = slab_mask[:, :, None].expand(batch, slabs, pooled.shape[2])
-            tokens, weights = selection(pooled.reshape(batch, -1, channels), mask.reshape(batch, -1))
-            tokens = norm(tokens)
-            selected.append(tokens if weights is None else tokens * weights)
-        if self.gate is not None:
-            gates = torch.cat([self.gate(tokens.mean(dim=1)) for tokens in selected], dim=1).softmax(dim=1)
-            selected = [tokens * (gates[:, i, None, None] * len(selected)) for i, tokens in enumerate(selected)]
-        return torch.cat([tokens + self.scale_embedding[i] for i, tokens in enumerate(selected)], dim=1)
 
 
 class AggregatorBlock(GradientCheckpointingLayer):

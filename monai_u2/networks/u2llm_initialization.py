@@ -19,35 +19,11 @@ from monai.networks.blocks import PatchEmbeddingBlock
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from monai_u2.networks.baseline_tokenizers import QueryResampler
 from monai_u2.networks.finding_head import FindingHead
-from monai_u2.networks.paper_u2_tokenizer import (
-    DifferentiableTokenSelection,
-    GatedMultiScalePooling,
-    LinearAggregation,
-    PaperAttention,
-    PaperU2Tokenizer,
-    SequenceFirstAttention,
-    TokenSelection,
-)
-from monai_u2.networks.u2_tokenizer import (
-    INITIAL_LOG_SCALE,
-    DynamicMultiScalePooling,
-    SoftTokenSelection,
-    U2Tokenizer,
-)
+from monai_u2.networks.token_selection import INITIAL_LOG_SCALE, DynamicMultiScalePooling, SoftTokenSelection
+from monai_u2.networks.u2_tokenizer import U2Tokenizer
 from monai_u2.networks.u2llm_config import U2LLMConfig
 from monai_u2.networks.vit3d import ViT3D
-
-_PAPER_MODULES = (
-    DifferentiableTokenSelection,
-    GatedMultiScalePooling,
-    LinearAggregation,
-    PaperAttention,
-    PaperU2Tokenizer,
-    SequenceFirstAttention,
-    TokenSelection,
-)
 
 
 class U2LLMPreTrainedModel(PreTrainedModel):
@@ -102,5 +78,5 @@ class U2LLMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, U2Tokenizer):
             init.normal_(module.query_tokens)
             init.zeros_(module.text_sink)
-        elif isinstance(module, (*_PAPER_MODULES, QueryResampler)):
+        elif hasattr(module, "reset_parameters"):  # modules of the published tokenizer and the query resampler
             module.reset_parameters()

@@ -129,7 +129,7 @@ def test_a_model_is_asked_all_questions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from monai_u2.data import load_records
-    from monai_u2.networks.u2llm import U2Model
+    from monai_u2.networks.u2_model import U2Model
 
     encoded = []
     original = U2Model.encode_image

@@ -27,18 +27,20 @@ import torch.nn as nn
 from safetensors.torch import load_file
 
 from monai_u2.networks import SpatialPoolingProjector, ViT3D
-from monai_u2.networks.paper_u2_tokenizer import (
+from monai_u2.networks.paper_attention import PaperAttention
+from monai_u2.networks.paper_token_selection import (
     DifferentiableTokenSelection,
     GatedMultiScalePooling,
-    LinearAggregation,
     MultiScalePooling,
     NoPooling,
-    PaperAttention,
-    PaperU2Tokenizer,
     PooledTokens,
+    TokenSelection,
+)
+from monai_u2.networks.paper_u2_tokenizer import (
+    LinearAggregation,
+    PaperU2Tokenizer,
     SpatioTemporalAttention,
     TextConditionedLayer,
-    TokenSelection,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"

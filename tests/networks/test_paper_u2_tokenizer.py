@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from monai_u2.networks import PaperU2Tokenizer
-from monai_u2.networks.paper_u2_tokenizer import PaperAttention
+from monai_u2.networks.paper_attention import PaperAttention
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "u2tok_full.safetensors"
 # the official aggregation holds these and doesn't use them

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from monai_u2.networks import U2Tokenizer
-from monai_u2.networks.u2_tokenizer import SlabPlaces, TopKTokenSelection
+from monai_u2.networks.token_masks import SlabPlaces
+from monai_u2.networks.token_selection import TopKTokenSelection
 
 GRID = (2, 3, 4)
 

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from monai_u2.networks import TOKENIZER_TYPES, U2LLM
-from monai_u2.networks.u2llm import TOKENIZERS
+from monai_u2.networks.u2_model import TOKENIZERS
 
 # options of each tokenizer type for 4 image tokens
 TOKENIZER_OPTIONS = {
