@@ -28,6 +28,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from monai_u2.exceptions import InputError
 from monai_u2.networks.finetuning import MergedWeights
+from monai_u2.networks.paper_folding import FoldedPaperU2Tokenizer
 from monai_u2.networks.u2_model import U2Model
 from monai_u2.networks.u2llm_config import U2LLMConfig
 from monai_u2.networks.u2llm_initialization import U2LLMPreTrainedModel
@@ -161,7 +162,14 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         """Save the model in a folder; see `transformers.PreTrainedModel.save_pretrained`.
 
         LoRA adapters of :func:`prepare_finetuning` are merged into the weights.
+
+        Raises:
+            ValueError: when the tokenizer is folded, for which no configuration stands.
         """
+        if isinstance(self.model.u2_tokenizer, FoldedPaperU2Tokenizer):
+            raise ValueError(
+                "u2_tokenizer is folded for inference and couldn't be loaded again; save the model before fold()."
+            )
         if "state_dict" not in kwargs and getattr(self, "peft_config", None):
             kwargs["state_dict"] = MergedWeights(self).state_dict()
         super().save_pretrained(*args, **kwargs)

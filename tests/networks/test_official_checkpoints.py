@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from monai_u2 import cli
 from monai_u2.exceptions import InputError
 from monai_u2.networks import U2LLM, convert_official
-from monai_u2.networks.official_checkpoints import official_config, renamed
+from monai_u2.networks.official_checkpoints import renamed
+from monai_u2.networks.official_config import official_config
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, dict[str, Any]] = json.loads((GOLDEN / "manifest.json").read_text())["cases"]

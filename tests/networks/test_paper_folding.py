@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from monai_u2.networks import PaperU2Tokenizer
+from monai_u2.networks import U2LLM, PaperU2Tokenizer, U2LLMConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = {
@@ -74,3 +74,24 @@ def test_without_layers() -> None:
     module = PaperU2Tokenizer(32, 4, num_layers=0, num_selected=8, num_queries=6)
     tokens, text = torch.randn(1, 2, 10, 32), torch.randn(1, 3, 32)
     torch.testing.assert_close(module.fold()(tokens, text), module(tokens, text), rtol=1e-4, atol=1e-5)
+
+
+def test_model_with_a_folded_tokenizer_answers_alike_and_is_not_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = U2LLMConfig(
+        text_config={"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+        | {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 50},
+        vision={"image_size": (8, 16, 16), "patch_size": (4, 8, 8), "hidden_size": 24, "mlp_dim": 48}
+        | {"num_layers": 1, "num_heads": 4},
+        projector={"pooling_size": 1},
+        u2_tokenizer={"type": "paper", "num_heads": 4, "num_layers": 1, "num_selected": 8, "num_queries": 4},
+        image_token_id=50,
+    )
+    model, image = U2LLM(config).eval(), torch.rand(2, 2, 8, 16, 16)
+    with torch.no_grad():
+        expected = model(image)
+        model.model.u2_tokenizer = model.model.u2_tokenizer.fold()
+        torch.testing.assert_close(model(image), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="folded for inference and couldn't be loaded again"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
