@@ -131,16 +131,18 @@ def measure(variant: str, mode: str, dtype: str, size: dict[str, Any]) -> dict[s
     return {"first call": times[0], "later call": min(times[1:]), "growth": peak_memory() - before}
 
 
-def in_new_process(allocator: str, **arguments: Any) -> dict[str, float]:
-    """:func:`measure` in a process of its own."""
+def in_new_process(task: str, allocator: str, **arguments: Any) -> dict[str, float]:
+    """:func:`measure` or :func:`parity` in a process of its own: the literal function leaves it with a grown heap."""
     done = subprocess.run(
-        [sys.executable, __file__, "--child", json.dumps(arguments)],
+        [sys.executable, __file__, "--child", json.dumps({"task": task, **arguments})],
         env={**os.environ, **ALLOCATORS[allocator]},
         capture_output=True,
         text=True,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{arguments['variant']}, {arguments['mode']}: {done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"{task} of {arguments} ended with {done.returncode} (-9: not enough memory): {done.stderr[-2000:]}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -188,7 +190,8 @@ def benchmark(
         child: used by this script itself.
     """
     if child is not None:
-        print(json.dumps(measure(**(json.loads(child) if isinstance(child, str) else child))))
+        given = json.loads(child) if isinstance(child, str) else dict(child)
+        print(json.dumps({"measure": measure, "parity": parity}[given.pop("task")](**given)))
         return
     unknown = set(sizes or {}) - set(PAPER)
     if unknown or rounds < 1:
@@ -206,7 +209,7 @@ def benchmark(
     print(f"peak of a {peak_size}² product: " + ", ".join(f"{n} {p / 1e9:.0f} GFLOP/s" for n, p in peaks.items()))
     figures: dict[str, Any] = {"machine": machine, "sizes": size, "peak": peaks, "rows": []}
     if "tokenizer" in parts:
-        figures["difference to the literal function"] = parity(size)
+        figures["difference to the literal function"] = in_new_process("parity", "mmap above 1 MiB", size=size)
         print("difference to the literal function: " + json.dumps(figures["difference to the literal function"]))
     plan = []
     if "tokenizer" in parts:
@@ -225,7 +228,7 @@ def benchmark(
         best: dict[str, dict[str, float]] = {}
         for _ in range(rounds):
             for variant in variants:
-                found = in_new_process(allocator, variant=variant, mode=mode, dtype=dtype, size=size)
+                found = in_new_process("measure", allocator, variant=variant, mode=mode, dtype=dtype, size=size)
                 held = best.setdefault(variant, found)
                 best[variant] = {key: min(held[key], found[key]) for key in found}
         literal = best[variants[0]]
