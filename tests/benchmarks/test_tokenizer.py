@@ -72,12 +72,12 @@ def test_writes_a_row_for_each_figure(tmp_path: Path, capsys: pytest.CaptureFixt
         assert (row["share of peak"] is None) == (variant == "default")
     assert all(row["ratio of first call"] == 1 for key, row in rows.items() if key[3].startswith("literal"))
     differences = figures["difference to the literal function"]
-    assert differences["paper"] < 1e-3 and differences["folded"] < 1e-3 and differences["spread of the outputs"] > 0.1
+    assert differences.keys() == {"paper", "folded"} and max(differences.values()) < 1e-9
     assert "| default | forward, bfloat16 | literal tower |" in capsys.readouterr().out
 
 
 def test_unknown_sizes_are_refused() -> None:
     with pytest.raises(InputError, match=r"sizes \['slab'\] aren't known"):
         tokenizer.benchmark(sizes={"slab": 2})
-    with pytest.raises(InputError, match=r"parts \['tower'\] aren't known; expected some of \['tokenizer', 'vision'\]"):
+    with pytest.raises(InputError, match=r"parts \['tower'\] aren't known; expected some of \['forward', 'training',"):
         tokenizer.benchmark(parts="tower")
