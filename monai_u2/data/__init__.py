@@ -23,9 +23,11 @@ _NAMES: dict[str, str] = {
     "check_mixture": "mixture",
     "check_training_cases": "mixture",
     "collate_reports": "collate",
+    "file_sha256": "pairs",
     "generate_phantoms": "phantom.dataset",
     "group_by_image": "records",
     "list_series": "dicom",
+    "load_pairs": "pairs",
     "load_records": "records",
     "load_text_tokenizer": "text_tokenizer",
     "parse_findings": "phantom.parsing",
@@ -34,6 +36,7 @@ _NAMES: dict[str, str] = {
     "read_series": "dicom",
     "train_text_tokenizer": "text_tokenizer",
     "validation_reports": "mixture",
+    "with_reference": "pairs",
     "write_records": "records",
 }
 

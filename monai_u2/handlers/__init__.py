@@ -17,6 +17,9 @@ from monai_u2._lazy import lazy_attributes
 _NAMES: dict[str, str] = {
     "BestModelSaver": "checkpoints",
     "GradientClipping": "optimizer_step",
+    "PreferenceStatistics": "preference",
+    "SaveReference": "preference",
+    "StopOnCollapse": "preference",
     "ValidationTable": "validation_table",
     "latest_checkpoint": "checkpoints",
 }

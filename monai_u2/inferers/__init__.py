@@ -17,6 +17,7 @@ from monai_u2._lazy import lazy_attributes
 _NAMES: dict[str, str] = {
     "AutocastInferer": "autocast",
     "FindingInferer": "findings",
+    "PreferenceInferer": "preference",
     "ReportInferer": "report",
 }
 

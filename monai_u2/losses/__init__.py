@@ -16,7 +16,9 @@ from monai_u2._lazy import lazy_attributes
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
     "FindingLoss": "findings",
+    "PreferenceLoss": "preference",
     "ReportLoss": "causal_lm",
+    "ReportPreferenceLoss": "preference",
     "VisionPretrainingLoss": "contrastive",
     "causal_lm_loss": "causal_lm",
     "image_report_contrast": "contrastive",

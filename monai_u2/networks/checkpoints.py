@@ -51,7 +51,11 @@ def load_vision_checkpoint(network: nn.Module, path: str | os.PathLike[str] | No
     if path is None:
         return network
     path = Path(path)
-    content = _read(path)
+    content = _read(
+        path,
+        "vision checkpoint",
+        "Train one with configs/pretrain.json, or set vision_checkpoint to null to start from a random vision tower.",
+    )
     model = network.model
     if isinstance(content.get("vision_tower"), Mapping):
         parts = dict(content)
@@ -67,12 +71,28 @@ def load_vision_checkpoint(network: nn.Module, path: str | os.PathLike[str] | No
     return network
 
 
-def _read(path: Path) -> dict[str, Any]:
+def load_model_checkpoint(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Load the weights of a whole model, as `sft.json` writes them to `model.pt`.
+
+    Args:
+        network: a :class:`U2LLM`.
+        path: a `.pt` (loaded with `weights_only`) or `.safetensors` file.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: when the file isn't there or isn't such a file, or its keys or shapes don't fit the model.
+    """
+    path = Path(path)
+    content = _read(path, "model checkpoint", "Train one with configs/sft.json, or give another path.")
+    _load(network, content, path, "network_def")
+    return network
+
+
+def _read(path: Path, what: str, way_out: str) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(
-            f"vision checkpoint {path} does not exist; train one with configs/pretrain.json, or set vision_checkpoint "
-            "to null to start from a random vision tower."
-        )
+        raise InputError(f"{what} {path} does not exist. {way_out}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -81,25 +101,21 @@ def _read(path: Path) -> dict[str, Any]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(
-            f"vision checkpoint {path} can't be read ({type(error).__name__}); expected weights."
-        ) from error
+        raise InputError(f"{what} {path} can't be read ({type(error).__name__}); expected weights.") from error
     if not isinstance(content, Mapping):
-        raise InputError(f"vision checkpoint {path} holds a {type(content).__name__}; expected a dict of weights.")
-    _check_weights(content, path)
+        raise InputError(f"{what} {path} holds a {type(content).__name__}; expected a dict of weights.")
+    _check_weights(content, f"{what} {path}")
     return dict(content)
 
 
-def _check_weights(content: Mapping[str, Any], path: Path) -> None:
+def _check_weights(content: Mapping[str, Any], source: str) -> None:
     for key, value in content.items():
         if isinstance(key, str) and isinstance(value, Mapping):
-            _check_weights(value, path)
+            _check_weights(value, source)
         elif not (isinstance(key, str) and isinstance(value, torch.Tensor)):
-            raise InputError(
-                f"vision checkpoint {path} holds a {type(value).__name__} as {key!r}; expected names and tensors."
-            )
+            raise InputError(f"{source} holds a {type(value).__name__} as {key!r}; expected names and tensors.")
         elif value.is_floating_point() and not bool(value.isfinite().all()):
-            raise InputError(f"vision checkpoint {path}: {key!r} has values that aren't finite.")
+            raise InputError(f"{source}: {key!r} has values that aren't finite.")
 
 
 def _tower_of_state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -130,8 +146,8 @@ def _load(module: nn.Module, state: Mapping[str, Any], path: Path, name: str) ->
     ]
     if problems:
         raise InputError(
-            f"vision checkpoint {path} doesn't fit the model's {name}: {'; '.join(problems)}. Give the model the sizes "
-            "(vision, finding_labels) of the checkpoint, or another checkpoint."
+            f"checkpoint {path} doesn't fit the model's {name}: {'; '.join(problems)}. Give the model the sizes of "
+            "the checkpoint, or another checkpoint."
         )
     module.load_state_dict(state)
 

@@ -13,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -115,6 +116,36 @@ def _add_lora(network: nn.Module, options: dict[str, Any]) -> None:
         if ".lora_" in name:  # small steps round away in half precision
             parameter.data = parameter.data.float()
     network.train(network.training)
+
+
+@contextmanager
+def without_adapters(network: nn.Module) -> Iterator[None]:
+    """The model as it was before its LoRA adapters were trained, for the reference of preference optimization.
+
+    Args:
+        network: a :class:`U2LLM` of whose parameters the adapters alone are trained.
+
+    Raises:
+        ValueError: when it has no adapters, or trains more: without adapters it wouldn't be the model that it was.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    if not layers:
+        raise ValueError("the model has no LoRA adapters to leave out; give it some, or a reference of its own.")
+    trained = [name for name, value in network.named_parameters() if value.requires_grad and ".lora_" not in name]
+    if trained:
+        raise ValueError(
+            f"beside LoRA adapters {', '.join(trained[:3])} are trained ({len(trained)} in all), so that the model "
+            "without adapters isn't what it was; freeze them, or give it a reference of its own."
+        )
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 class MergedWeights:

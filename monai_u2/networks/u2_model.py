@@ -203,19 +203,17 @@ class U2Model(U2LLMPreTrainedModel):
         embeds = self.get_input_embeddings()(safe_ids)
         return embeds.masked_scatter(placeholders[..., None], features.to(embeds.dtype))
 
-    def forward(
+    def embed_prompts(
         self,
         input_ids: torch.Tensor | None = None,
         image: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
         question_ids: torch.Tensor | None = None,
         question_mask: torch.Tensor | None = None,
         slab_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Any, EncodedImage | None, torch.Tensor | None]:
-        """See :meth:`U2LLM.forward`; returns the language model's output, what was encoded of the images, and the
+    ) -> tuple[torch.Tensor, EncodedImage | None, torch.Tensor | None]:
+        """See :meth:`U2LLM.forward`; returns the embedded prompts `(B, L, C)`, what was encoded of the images, and the
         finding logits of each prompt's image tokens."""
         encoded = token_logits = None
         if image is not None:
@@ -228,5 +226,8 @@ class U2Model(U2LLMPreTrainedModel):
             inputs_embeds = self.embed_with_image(input_ids, features)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
-        return outputs, encoded, token_logits
+        return inputs_embeds, encoded, token_logits
+
+    def forward(self, inputs_embeds: torch.Tensor, **kwargs: Any) -> Any:
+        """The language model's output on embedded prompts `(B, L, C)`; `kwargs` are its other arguments."""
+        return self.language_model(inputs_embeds=inputs_embeds, **kwargs)

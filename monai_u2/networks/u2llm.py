@@ -27,7 +27,8 @@ from transformers import AutoConfig, GenerationMixin, PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 
 from monai_u2.exceptions import InputError
-from monai_u2.networks.finetuning import MergedWeights
+from monai_u2.networks.finetuning import MergedWeights, without_adapters
+from monai_u2.networks.log_probs import label_log_probs
 from monai_u2.networks.paper_folding import FoldedPaperU2Tokenizer
 from monai_u2.networks.u2_model import U2Model
 from monai_u2.networks.u2llm_config import U2LLMConfig
@@ -51,6 +52,10 @@ class U2LLMOutput(ModelOutput):
         image_token_finding_logits: logits per prompt, image token of the tokenizer and finding `(B, num_queries, F)`,
             likewise; finding tokens have none.
         past_key_values: the language model's cache.
+        log_probs: log-probability of each prompt's labels `(B,)`, float64, where they were asked for in place of
+            logits.
+        reference_log_probs: likewise without LoRA adapters.
+        label_counts: number of each prompt's labels `(B,)`, likewise.
     """
 
     loss: torch.Tensor | None = None
@@ -58,6 +63,9 @@ class U2LLMOutput(ModelOutput):
     finding_logits: torch.Tensor | None = None
     image_token_finding_logits: torch.Tensor | None = None
     past_key_values: Any = None
+    log_probs: torch.Tensor | None = None
+    reference_log_probs: torch.Tensor | None = None
+    label_counts: torch.Tensor | None = None
 
 
 @contextmanager
@@ -234,6 +242,8 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         past_key_values: Any = None,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        return_log_probs: bool = False,
+        reference_without_adapters: bool = False,
         **kwargs: Any,
     ) -> U2LLMOutput | torch.Tensor:
         """
@@ -251,13 +261,17 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             labels: `(B, L)`, -100 where nothing is trained on, for the loss as in other models of `transformers`. (The
                 bundle's training weights answers alike, see :class:`monai_u2.losses.ReportLoss`.)
             logits_to_keep: compute the logits of the last positions only; all of them when 0.
+            return_log_probs: give the log-probabilities of the labels in place of loss and logits, see
+                :func:`monai_u2.networks.log_probs.label_log_probs`.
+            reference_without_adapters: give them without LoRA adapters too, for the same encoded image.
             kwargs: passed on to the language model.
 
         Returns:
             :class:`U2LLMOutput`; with nothing but an image, the next-token logits after its image tokens, `(B, 1, V)`.
 
         Raises:
-            ValueError: when images, masks, prompts or their placeholders don't fit each other.
+            ValueError: when images, masks, prompts or their placeholders don't fit each other; log-probabilities are
+                asked for without labels, or those without adapters of a model that trains more than adapters.
         """
         image_only = input_ids is None and inputs_embeds is None
         if image_only:
@@ -269,18 +283,13 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
         kwargs.setdefault("use_cache", not self.training)
         if past_key_values is None or past_key_values.get_seq_length() == 0:
             self._check_prompts(input_ids, inputs_embeds, attention_mask, image)
-        outputs, encoded, token_logits = self.model(
-            input_ids=input_ids,
-            image=image,
-            attention_mask=attention_mask,
-            question_ids=question_ids,
-            question_mask=question_mask,
-            slab_mask=slab_mask,
-            image_index=image_index,
-            inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
-            **kwargs,
+        inputs_embeds, encoded, token_logits = self.model.embed_prompts(
+            input_ids, image, question_ids, question_mask, slab_mask, image_index, inputs_embeds
         )
+        kwargs |= {"attention_mask": attention_mask, "past_key_values": past_key_values}
+        if return_log_probs:
+            return self._log_probs(inputs_embeds, labels, reference_without_adapters, **kwargs)
+        outputs = self.model(inputs_embeds, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         if image_only:
@@ -295,6 +304,21 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
             image_token_finding_logits=token_logits,
             past_key_values=getattr(outputs, "past_key_values", None),
         )
+
+    def _log_probs(
+        self, inputs_embeds: torch.Tensor, labels: torch.Tensor | None, with_reference: bool, **kwargs: Any
+    ) -> U2LLMOutput:
+        if labels is None:
+            raise ValueError("return_log_probs needs labels.")
+        kwargs["use_cache"] = False
+        reference = None
+        if with_reference:
+            with torch.no_grad(), without_adapters(self):
+                hidden = self.model(inputs_embeds, **kwargs).last_hidden_state
+                reference, _ = label_log_probs(hidden, self.lm_head, labels)
+        hidden = self.model(inputs_embeds, **kwargs).last_hidden_state
+        log_probs, counts = label_log_probs(hidden, self.lm_head, labels)
+        return U2LLMOutput(log_probs=log_probs, reference_log_probs=reference, label_counts=counts)
 
     def _check_prompts(
         self,

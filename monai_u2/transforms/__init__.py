@@ -34,6 +34,7 @@ _NAMES: dict[str, str] = {
     "PaperResize": "paper",
     "PaperResized": "paper",
     "ParseFindingsd": "findings",
+    "PreferencePromptd": "text",
     "RandSelectConversationsd": "text",
     "RandSimulateThickSlicesd": "slabs",
     "ReportPrompt": "text",

@@ -147,6 +147,34 @@ class ReportPromptd(MapTransform):
         return d
 
 
+class PreferencePromptd(ReportPromptd):
+    """Prompts of a preference pair: the question with the chosen answer, and the same with the rejected one.
+
+    Adds `input_ids`, `question_ids` and `labels`, each a list of two, chosen first.
+
+    Args:
+        keys: key of the question.
+        tokenizer: see :class:`ReportPrompt`, as the next two.
+        num_image_tokens: see :class:`ReportPrompt`.
+        max_length: see :class:`ReportPrompt`.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, tokenizer: PreTrainedTokenizerBase, num_image_tokens: int, max_length: int
+    ) -> None:
+        super().__init__(keys, tokenizer, num_image_tokens, max_length, answer_key="answers")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Args:
+            data: the case, with `chosen` and `rejected`.
+        """
+        key = self.first_key(dict(data))
+        pair = {**data, key: [data[key]] * 2, "answers": [data["chosen"], data["rejected"]]}
+        prompts = super().__call__(pair)
+        return {**data, **{name: prompts[name] for name in ("input_ids", "question_ids", "labels")}}
+
+
 class RandSelectConversationsd(RandomizableTransform, MapTransform):
     """Draw some of a case's conversations, at random each time: `question` and `answer` become lists.
 

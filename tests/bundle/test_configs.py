@@ -87,6 +87,15 @@ def test_pretraining_shares_its_blocks(bundle: Path) -> None:
         assert mine == theirs, key
 
 
+def test_preference_optimization_shares_its_blocks(bundle: Path) -> None:
+    preferences, tuning = config(bundle, "dpo.json"), config(bundle, "sft.json")
+    shared = (*SHARED, "phantom", "phantoms", "validation_records", "steps_per_epoch", "lr_scheduler", "validate")
+    shared += ("checkpoint_saver", "checkpoint_loader", "training", "run")
+    assert {key: preferences[key] for key in shared} == {key: tuning[key] for key in shared}
+    assert preferences["initialize"][-1] == tuning["initialize"][-1]
+    assert preferences["train"]["dataloader"] == tuning["train"]["dataloader"]
+
+
 def test_train_json_is_sft_json(bundle: Path) -> None:
     assert (bundle / "configs" / "train.json").resolve() == (bundle / "configs" / "sft.json").resolve()
 
@@ -96,7 +105,8 @@ def test_top_level_configs_are_the_bundles(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["configs/pretrain.json", "configs/sft.json", "configs/inference.json", "configs/metadata.json"]
+    "path",
+    [f"configs/{name}.json" for name in ("pretrain", "sft", "dpo", "inference", "metadata")],
 )
 def test_json_is_indented_by_four(bundle: Path, path: str) -> None:
     text = (bundle / path).read_text()

@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_named(tiny_u2llm: U2LLM, tmp_path: Path, change: o
 
 
 def test_missing_and_broken_files(tiny_u2llm: U2LLM, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"does not exist; train one with configs/pretrain.json"):
+    with pytest.raises(InputError, match=r"does not exist. Train one with configs/pretrain.json"):
         load_vision_checkpoint(tiny_u2llm, tmp_path / "none.pt")
     (tmp_path / "broken.pt").write_bytes(b"no weights")
     with pytest.raises(InputError, match="can't be read"):

@@ -1,0 +1,113 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The real configuration of preference optimization at a small size, as a user starts it, on the shipped model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_u2.data import file_sha256, generate_phantoms, load_records, write_records
+
+SMALL = {
+    "phantom#num_train": 4,
+    "phantom#num_validation": 2,
+    "phantom#questions_per_case": 20,
+    "batch_size": 2,
+    "warmup_steps": 1,
+    "max_epochs": 1,
+    "validate#inferer#max_new_tokens": 8,
+    "precision": "float32",
+}
+
+
+def run(bundle: Path, pairs: Path, output: Path, *more: str, run_id: str = "training") -> str:
+    overrides = {**SMALL, "dataset_dir": pairs.parent / "phantom", "ckpt_dir": output, "output_dir": output}
+    overrides["pairs"] = pairs
+    arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", "configs/dpo.json", *arguments, *more],
+        cwd=bundle,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def pairs(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of each case against that of the next."""
+    folder = tmp_path_factory.mktemp("pairs")
+    files = generate_phantoms(folder / "phantom", 4, 2, 0, questions_per_case=20, num_workers=0, progress=False)
+    reports = [record for record in load_records(files["train"]) if record.get("kind") == "report"]
+    reports = list({record["image"]: record for record in reports}.values())
+    assert len(reports) == 4
+    model = file_sha256(bundle / "models" / "model.pt")
+    scores = {"chosen_score": 1.0, "rejected_score": 0.0, "judge": "by hand", "model": model}
+    made = [
+        {**record, "chosen": record["answer"], "rejected": other["answer"], **scores}
+        for record, other in zip(reports, reports[1:] + reports[:1])
+    ]
+    write_records(folder / "pairs.jsonl", made)
+    return folder / "pairs.jsonl"
+
+
+def epoch_metric(log: str, name: str) -> list[float]:
+    lines = [line for line in log.splitlines() if "Epoch[" in line and f" {name}: " in line]
+    return [float(line.split(f" {name}: ")[1].split()[0]) for line in lines]
+
+
+def test_chosen_reports_become_likelier(bundle: Path, pairs: Path, tmp_path: Path) -> None:
+    options = ("--max_epochs", "6", "--val_interval", "6", "--learning_rate", "0.003")
+    log = run(bundle, pairs, tmp_path, *options)
+    margins, accuracy = epoch_metric(log, "reward_margin"), epoch_metric(log, "reward_accuracy")
+    assert len(margins) == 6 and margins[-1] > margins[0] + 0.05 and accuracy[-1] == 1.0
+    tuned = torch.load(tmp_path / "model.pt", weights_only=True)
+    shipped = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert tuned.keys() == shipped.keys()  # inference loads it as any other
+    changed = {name for name, value in tuned.items() if not torch.equal(value, shipped[name])}
+    assert changed and all("language_model.layers" in name for name in changed)
+    assert (tmp_path / "validation.json").is_file()
+
+
+def test_first_loss_is_the_logarithm_of_two(bundle: Path, pairs: Path, tmp_path: Path) -> None:
+    """With a learning rate of nothing every step is the first."""
+    log = run(bundle, pairs, tmp_path, "--learning_rate", "1e-12")
+    (loss,) = epoch_metric(log, "train_loss")
+    assert loss == pytest.approx(0.6931, abs=1e-4) and epoch_metric(log, "kl") == [pytest.approx(0.0, abs=1e-4)]
+
+
+def test_all_references_give_the_same_margins(bundle: Path, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"pairs.reference.jsonl: does not exist; make it with"):
+        run(bundle, pairs, tmp_path, "--reference", "precomputed")
+    run(bundle, pairs, tmp_path, run_id="precompute_reference")
+    options = ("--max_epochs", "2", "--val_interval", "5", "--learning_rate", "0.003")
+    found = [
+        epoch_metric(run(bundle, pairs, tmp_path / name, "--reference", name, *options), "reward_margin")
+        for name in ("adapter", "precomputed", "model")
+    ]
+    assert len(found[0]) == 2
+    assert found[1] == pytest.approx(found[0], abs=2e-3) and found[2] == pytest.approx(found[0], abs=2e-3)
+
+
+def test_pairs_of_another_model_are_refused(bundle: Path, pairs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    write_records(path, [{**pair, "model": "0" * 64} for pair in load_records(pairs)])
+    with pytest.raises(AssertionError, match="was made by the model 000000000000"):
+        run(bundle, path, tmp_path)

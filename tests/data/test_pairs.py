@@ -1,0 +1,98 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monai_u2.data import file_sha256, load_pairs, with_reference
+from monai_u2.data.pairs import reference_path, write_reference
+from monai_u2.exceptions import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    (tmp_path / "ct.nii.gz").write_bytes(b"")
+    return tmp_path
+
+
+def pair(folder: Path, **changed: Any) -> dict[str, Any]:
+    made = {"image": "ct.nii.gz", "question": "Describe.", "answer": "No nodule.", "chosen": "No nodules."}
+    made |= {"rejected": "A nodule.", "chosen_score": 1.0, "rejected_score": 0.25, "judge": "findings 1"}
+    return {**made, "model": file_sha256(folder / "model.pt"), **changed}
+
+
+def written(folder: Path, *pairs: dict[str, Any]) -> Path:
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in pairs))
+    return path
+
+
+def test_hash_of_a_file(folder: Path) -> None:
+    assert file_sha256(folder / "model.pt") == "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
+
+
+def test_pairs_are_loaded_with_their_keys(folder: Path) -> None:
+    (loaded,) = load_pairs(written(folder, pair(folder, note="kept")), folder / "model.pt")
+    assert loaded["chosen"] == "No nodules." and loaded["note"] == "kept"
+    assert loaded["image"] == str(folder / "ct.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"chosen": " "}, "pair 2: 'chosen' is ' '; expected a text"),
+        ({"rejected": None}, "pair 2: 'rejected' is None"),
+        ({"chosen": "A  nodule."}, "pair 2: chosen and rejected are the same text"),
+        ({"chosen_score": "1"}, r"pair 2: chosen_score and rejected_score are \['1', 0.25\]; expected numbers"),
+        ({"rejected_score": None}, "expected numbers"),
+        ({"rejected_score": float("nan")}, "is below rejected_score nan"),
+        ({"chosen_score": 0.0}, "chosen_score 0.0 is below rejected_score 0.25; exchange them"),
+        ({"image": "other.nii.gz"}, "its image other.nii.gz isn't there"),
+        ({"model": "0" * 64}, r"was made by the model 000000000000, training starts from .*set other_model to true"),
+    ],
+)
+def test_what_is_wrong_with_a_pair_is_named(folder: Path, changed: dict[str, Any], message: str) -> None:
+    path = written(folder, pair(folder), pair(folder, **changed))
+    with pytest.raises(InputError, match=message):
+        load_pairs(path, folder / "model.pt")
+
+
+def test_no_pairs_and_no_model(folder: Path) -> None:
+    with pytest.raises(InputError, match="holds no records"):
+        load_pairs(written(folder), folder / "model.pt")
+    with pytest.raises(InputError, match=r"none.pt: does not exist"):
+        load_pairs(written(folder, pair(folder)), folder / "none.pt")
+
+
+def test_pairs_of_another_model_where_asked_for(folder: Path) -> None:
+    path = written(folder, pair(folder, model="0" * 64))
+    assert len(load_pairs(path, folder / "model.pt", other_model=True)) == 1
+    assert len(load_pairs(path, None)) == 1
+
+
+def test_reference_log_probabilities_belong_to_pair_and_model(folder: Path) -> None:
+    path, model = written(folder, pair(folder), pair(folder, question="Which?")), folder / "model.pt"
+    pairs = load_pairs(path, model)
+    with pytest.raises(InputError, match=r"pairs.reference.jsonl: does not exist; make it with"):
+        with_reference(path, pairs, model)
+    write_reference(path, pairs, [(-1.5, -2.5), (-3.0, -4.0)], model)
+    found = with_reference(path, pairs[::-1], model)
+    assert [one["reference_log_probs"] for one in found] == [[-3.0, -4.0], [-1.5, -2.5]]
+    (folder / "model.pt").write_bytes(b"other weights")
+    with pytest.raises(InputError, match=r"lacks 2 of 2 pairs with the model"):
+        with_reference(path, pairs, model)
+    assert reference_path(path).name == "pairs.reference.jsonl"
