@@ -58,7 +58,7 @@ def preference_statistics(output: Mapping[str, torch.Tensor], beta: float) -> di
 
 
 class PreferenceStatistics:
-    """Mean of each of :func:`preference_statistics` over an epoch and all processes, in the trainer's metrics.
+    """Mean of the loss and of :func:`preference_statistics` over an epoch and all processes, in the trainer's metrics.
 
     There MONAI's `StatsHandler`, TensorBoard and MLflow handlers find them. Attach it before them.
 
@@ -74,6 +74,7 @@ class PreferenceStatistics:
         Args:
             engine: a MONAI trainer with a `PreferenceInferer`, without decollating.
         """
+        Average(output_transform=lambda output: output[CommonKeys.LOSS].item()).attach(engine, "preference_loss")
         names = ("reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy", "kl")
         for name in (*names, "log_prob_chosen", "log_prob_rejected", "length_chosen", "length_rejected"):
             Average(output_transform=self._mean(name)).attach(engine, name)

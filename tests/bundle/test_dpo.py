@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 
 from monai_u2.data import file_sha256, generate_phantoms, load_records, write_records
 
@@ -68,6 +69,22 @@ def pairs(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "pairs.jsonl"
 
 
+def test_properties_are_all_there(bundle: Path, pairs: Path, tmp_path: Path) -> None:
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "dpo.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(bundle),
+        dataset_dir=str(pairs.parent / "phantom"),
+        output_dir=str(tmp_path),
+        pairs=str(pairs),
+        **{key: value for key, value in SMALL.items() if key.startswith("phantom") or key == "batch_size"},
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
 def epoch_metric(log: str, name: str) -> list[float]:
     lines = [line for line in log.splitlines() if "Epoch[" in line and f" {name}: " in line]
     return [float(line.split(f" {name}: ")[1].split()[0]) for line in lines]
@@ -89,7 +106,7 @@ def test_chosen_reports_become_likelier(bundle: Path, pairs: Path, tmp_path: Pat
 def test_first_loss_is_the_logarithm_of_two(bundle: Path, pairs: Path, tmp_path: Path) -> None:
     """With a learning rate of nothing every step is the first."""
     log = run(bundle, pairs, tmp_path, "--learning_rate", "1e-12")
-    (loss,) = epoch_metric(log, "train_loss")
+    (loss,) = epoch_metric(log, "preference_loss")
     assert loss == pytest.approx(0.6931, abs=1e-4) and epoch_metric(log, "kl") == [pytest.approx(0.0, abs=1e-4)]
 
 

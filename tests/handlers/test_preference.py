@@ -43,7 +43,7 @@ def test_statistics_by_hand() -> None:
 
 
 def run(handler: PreferenceStatistics | StopOnCollapse, outputs: list[dict[str, torch.Tensor]]) -> Engine:
-    engine = Engine(lambda engine, batch: {"pred": batch})
+    engine = Engine(lambda engine, batch: {"pred": batch, "loss": batch["policy_chosen"][0]})
     handler.attach(engine)
     engine.run(outputs, max_epochs=1)
     return engine
@@ -52,7 +52,8 @@ def run(handler: PreferenceStatistics | StopOnCollapse, outputs: list[dict[str, 
 def test_means_over_an_epoch() -> None:
     metrics = run(PreferenceStatistics(beta=0.5), [output(-3.0, -8.0), output(-5.0, -6.0)]).state.metrics
     assert metrics["reward_margin"] == pytest.approx((1.5 - 0.5) / 2)
-    assert metrics["reward_accuracy"] == pytest.approx(0.5) and len(metrics) == 9
+    assert metrics["reward_accuracy"] == pytest.approx(0.5) and len(metrics) == 10
+    assert metrics["preference_loss"] == pytest.approx(-4.0)
 
 
 def test_training_ends_when_chosen_answers_collapse(caplog: pytest.LogCaptureFixture) -> None:
