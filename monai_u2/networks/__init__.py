@@ -36,6 +36,8 @@ _NAMES: dict[str, str] = {
     "U2Tokenizer": "u2_tokenizer",
     "ViT3D": "vit3d",
     "convert_official": "official_checkpoints",
+    "file_sha256": "checkpoints",
+    "load_model_weights": "checkpoints",
     "load_vision_checkpoint": "checkpoints",
     "prepare_finetuning": "finetuning",
     "relative_windows": "vit3d",
