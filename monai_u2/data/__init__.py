@@ -23,7 +23,6 @@ _NAMES: dict[str, str] = {
     "check_mixture": "mixture",
     "check_training_cases": "mixture",
     "collate_reports": "collate",
-    "file_sha256": "pairs",
     "generate_phantoms": "phantom.dataset",
     "group_by_image": "records",
     "list_series": "dicom",

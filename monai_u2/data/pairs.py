@@ -19,7 +19,7 @@ Beside the keys of a record (:mod:`monai_u2.data.records`; ``answer`` is the ref
     what the judge gave them, the first at least as much as the second.
 ``judge`` (str)
     name and version of the judge.
-``model`` (str)
+``model_sha256`` (str)
     SHA-256 of the weights that made the answers.
 """
 
@@ -34,27 +34,9 @@ from typing import Any
 
 from monai_u2.data.records import load_records, write_text_atomically
 from monai_u2.exceptions import InputError
+from monai_u2.networks.checkpoints import file_sha256
 
 PAIR_KEYS = ("question", "chosen", "rejected")
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, hexadecimal.
-
-    Raises:
-        InputError: when there is no such file.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: does not exist; expected a file, such as a model's weights.")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:  # Python 3.10
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def load_pairs(
@@ -88,10 +70,11 @@ def load_pairs(
             raise InputError(
                 f"{where}: its image {Path(pair['image']).name} isn't there; put it back or drop the line."
             )
-        if expected is not None and not other_model and pair.get("model") != expected:
+        if expected is not None and not other_model and pair.get("model_sha256") != expected:
             raise InputError(
-                f"{where}: was made by the model {str(pair.get('model'))[:12]}, training starts from {expected[:12]} "
-                f"({model_path}; SHA-256 of the weights). Make pairs with this model, or set other_model to true."
+                f"{where}: was made by the model {str(pair.get('model_sha256'))[:12]}, training starts from "
+                f"{expected[:12]} ({model_path}; SHA-256 of the weights). Make pairs with this model, "
+                "or set other_model to true."
             )
     return pairs
 

@@ -9,10 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Vision checkpoints: those of the vision pre-training, and M3D-CLIP's."""
+"""Files of weights: whole models, and the vision checkpoints of the vision pre-training and of M3D-CLIP."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -30,6 +31,46 @@ logger = logging.getLogger(__name__)
 _TOWER_PREFIXES = ("vision_encoder.", "vision_tower.")
 _OTHER_PARTS = ("language_encoder.", "mm_vision_proj.", "mm_language_proj.", "logit_scale")
 _NAMED = 5  # keys that an error names
+_VISION = "vision checkpoint"
+_VISION_MISSING = (
+    "train one with configs/pretrain.json, or set vision_checkpoint to null to start from a random vision tower"
+)
+_VISION_SIZES = "Give the model the sizes (vision, finding_labels) of the checkpoint, or another checkpoint"
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, by which a model file is told from others.
+
+    Raises:
+        InputError: when the file isn't there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"model file {path} does not exist; train one with configs/sft.json, or give another path.")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_model_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Load a whole model's weights, such as those that `sft.json` writes.
+
+    Args:
+        network: a model.
+        path: a `.pt`, `.pth`, `.bin` (loaded with `weights_only`) or `.safetensors` file.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: when the file isn't there or isn't such a file, or its keys or shapes don't fit the model.
+    """
+    path = Path(path)
+    state = _read(path, "model file", "train one with configs/sft.json, or give another path")
+    _load(network, state, path, "model file", "weights", "Use the config that the model was trained with")
+    return network
 
 
 def load_vision_checkpoint(network: nn.Module, path: str | os.PathLike[str] | None) -> nn.Module:
@@ -51,11 +92,7 @@ def load_vision_checkpoint(network: nn.Module, path: str | os.PathLike[str] | No
     if path is None:
         return network
     path = Path(path)
-    content = _read(
-        path,
-        "vision checkpoint",
-        "Train one with configs/pretrain.json, or set vision_checkpoint to null to start from a random vision tower.",
-    )
+    content = _read(path, _VISION, _VISION_MISSING)
     model = network.model
     if isinstance(content.get("vision_tower"), Mapping):
         parts = dict(content)
@@ -64,35 +101,16 @@ def load_vision_checkpoint(network: nn.Module, path: str | os.PathLike[str] | No
     unknown = sorted(map(str, set(parts) - {"vision_tower", "finding_head"}))
     if unknown:
         raise InputError(f"vision checkpoint {path}: unknown parts {unknown}; expected vision_tower and finding_head.")
-    _load(model.vision_tower, parts["vision_tower"], path, "vision_tower")
+    _load(model.vision_tower, parts["vision_tower"], path, _VISION, "vision_tower", _VISION_SIZES)
     if "finding_head" in parts and model.finding_head is not None:
-        _load(model.finding_head, parts["finding_head"], path, "finding_head")
+        _load(model.finding_head, parts["finding_head"], path, _VISION, "finding_head", _VISION_SIZES)
     logger.info("vision tower from %s (%s)", path.name, ", ".join(parts))
-    return network
-
-
-def load_model_checkpoint(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Load the weights of a whole model, as `sft.json` writes them to `model.pt`.
-
-    Args:
-        network: a :class:`U2LLM`.
-        path: a `.pt` (loaded with `weights_only`) or `.safetensors` file.
-
-    Returns:
-        The network.
-
-    Raises:
-        InputError: when the file isn't there or isn't such a file, or its keys or shapes don't fit the model.
-    """
-    path = Path(path)
-    content = _read(path, "model checkpoint", "Train one with configs/sft.json, or give another path.")
-    _load(network, content, path, "network_def")
     return network
 
 
 def _read(path: Path, what: str, way_out: str) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{what} {path} does not exist. {way_out}")
+        raise InputError(f"{what} {path} does not exist; {way_out}.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -104,18 +122,18 @@ def _read(path: Path, what: str, way_out: str) -> dict[str, Any]:
         raise InputError(f"{what} {path} can't be read ({type(error).__name__}); expected weights.") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{what} {path} holds a {type(content).__name__}; expected a dict of weights.")
-    _check_weights(content, f"{what} {path}")
+    _check_weights(content, path, what)
     return dict(content)
 
 
-def _check_weights(content: Mapping[str, Any], source: str) -> None:
+def _check_weights(content: Mapping[str, Any], path: Path, what: str) -> None:
     for key, value in content.items():
         if isinstance(key, str) and isinstance(value, Mapping):
-            _check_weights(value, source)
+            _check_weights(value, path, what)
         elif not (isinstance(key, str) and isinstance(value, torch.Tensor)):
-            raise InputError(f"{source} holds a {type(value).__name__} as {key!r}; expected names and tensors.")
+            raise InputError(f"{what} {path} holds a {type(value).__name__} as {key!r}; expected names and tensors.")
         elif value.is_floating_point() and not bool(value.isfinite().all()):
-            raise InputError(f"{source}: {key!r} has values that aren't finite.")
+            raise InputError(f"{what} {path}: {key!r} has values that aren't finite.")
 
 
 def _tower_of_state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -128,7 +146,7 @@ def _tower_of_state_dict(content: Mapping[str, Any], path: Path) -> dict[str, An
     return {key: value for key, value in tower.items() if ".norm_cross_attn." not in key}
 
 
-def _load(module: nn.Module, state: Mapping[str, Any], path: Path, name: str) -> None:
+def _load(module: nn.Module, state: Mapping[str, Any], path: Path, what: str, name: str, way_out: str) -> None:
     own = module.state_dict()
     shapes = [
         f"{key} {tuple(state[key].shape)}, the model's is {tuple(own[key].shape)}"
@@ -145,10 +163,7 @@ def _load(module: nn.Module, state: Mapping[str, Any], path: Path, name: str) ->
         if keys
     ]
     if problems:
-        raise InputError(
-            f"checkpoint {path} doesn't fit the model's {name}: {'; '.join(problems)}. Give the model the sizes of "
-            "the checkpoint, or another checkpoint."
-        )
+        raise InputError(f"{what} {path} doesn't fit the model's {name}: {'; '.join(problems)}. {way_out}.")
     module.load_state_dict(state)
 
 

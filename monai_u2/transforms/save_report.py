@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -30,6 +29,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
+from monai_u2.networks.checkpoints import file_sha256
 from monai_u2.transforms.load import OUTSIDE_PLANE
 
 __all__ = ["NOT_FOR_CLINICAL_USE", "SaveReport", "SaveReportd", "draw_overview"]
@@ -84,11 +84,7 @@ class SaveReport(Transform):
     @cached_property
     def model_sha256(self) -> str:
         """SHA-256 of the model file, computed once."""
-        digest = hashlib.sha256()
-        with self.model_file.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return file_sha256(self.model_file)
 
     def __call__(
         self,

@@ -96,6 +96,53 @@ def test_preference_optimization_shares_its_blocks(bundle: Path) -> None:
     assert preferences["train"]["dataloader"] == tuning["train"]["dataloader"]
 
 
+SHARED_WITH_PREFERENCES = (*SHARED, "dataset_dir", "checkpoint", "text_tokenizer_dir", "prompt_transforms")
+
+
+def test_preferences_share_their_blocks(bundle: Path) -> None:
+    """The samples come from the images and prompts that the model was trained on and is asked with."""
+    preferences, inference = config(bundle, "preferences.json"), config(bundle, "inference.json")
+    assert {key: preferences[key] for key in SHARED_WITH_PREFERENCES} == {
+        key: inference[key] for key in SHARED_WITH_PREFERENCES
+    }
+    training = config(bundle, "sft.json")
+    for key in ("imports", "seed", "phantom", "phantoms", "train_records"):
+        assert preferences[key] == training[key], key
+    steps = training["validate"]["preprocessing_transforms"]
+    assert preferences["case_transforms"][1] in steps and preferences["prompt_transforms"][0] in steps
+
+
+def test_a_case_is_the_same_in_inference_and_preferences(bundle: Path, tmp_path: Path) -> None:
+    from monai_u2.data.phantom import generate_phantoms
+
+    generate_phantoms(tmp_path, 1, 0, 0, 0, num_workers=0, progress=False)
+    small = {"bundle_root": str(bundle), "dataset_dir": str(tmp_path), "train_records": str(tmp_path / "train.jsonl")}
+    parsers = {name: ConfigParser() for name in ("preferences.json", "inference.json")}
+    for name, parser in parsers.items():
+        parser.read_config(bundle / "configs" / name)
+        parser.update(small)
+    sampled = parsers["preferences.json"].get_parsed_content("dataset")[0]
+    cases = parsers["preferences.json"].get_parsed_content("cases")
+    request = {"image": cases[0]["image"], "question": cases[0]["question"]}
+    asked = parsers["inference.json"].get_parsed_content("preprocessing")(request)
+    assert torch.equal(sampled["image"], asked["image"].as_tensor())
+    assert torch.equal(sampled["input_ids"][0], asked["input_ids"][0])
+    assert torch.equal(sampled["question_ids"][0], asked["question_ids"][0])
+
+
+@pytest.mark.parametrize("name", ["chat", "green"])
+def test_judges_are_exchanged_by_a_small_config(bundle: Path, tmp_path: Path, name: str) -> None:
+    parser = ConfigParser()
+    parser.read_config([bundle / "configs" / "preferences.json", bundle / "configs" / "judges" / f"{name}.json"])
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "prompt.txt").write_text("{reference} {candidate}")
+    given = {"judge_model": "a-model", "judge_api_key_variable": None, "green_dir": str(tmp_path)}
+    parser.update({"bundle_root": str(bundle), "green_prompt_file": str(tmp_path / "prompt.txt"), **given})
+    judge = parser.get_parsed_content("judge")
+    assert judge.name == {"chat": "chat a-model", "green": f"GREEN {tmp_path.name}"}[name]
+    assert judge.cache.folder == bundle / "eval" / "preferences" / "judge_cache"
+
+
 def test_train_json_is_sft_json(bundle: Path) -> None:
     assert (bundle / "configs" / "train.json").resolve() == (bundle / "configs" / "sft.json").resolve()
 
@@ -106,7 +153,16 @@ def test_top_level_configs_are_the_bundles(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [f"configs/{name}.json" for name in ("pretrain", "sft", "dpo", "inference", "metadata")],
+    [
+        "configs/dpo.json",
+        "configs/pretrain.json",
+        "configs/sft.json",
+        "configs/preferences.json",
+        "configs/judges/chat.json",
+        "configs/judges/green.json",
+        "configs/inference.json",
+        "configs/metadata.json",
+    ],
 )
 def test_json_is_indented_by_four(bundle: Path, path: str) -> None:
     text = (bundle / path).read_text()

@@ -22,7 +22,8 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from monai_u2.data import file_sha256, generate_phantoms, load_records, write_records
+from monai_u2.data import generate_phantoms, load_records, write_records
+from monai_u2.networks import file_sha256
 
 SMALL = {
     "phantom#num_train": 4,
@@ -60,7 +61,7 @@ def pairs(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     reports = list({record["image"]: record for record in reports}.values())
     assert len(reports) == 4
     model = file_sha256(bundle / "models" / "model.pt")
-    scores = {"chosen_score": 1.0, "rejected_score": 0.0, "judge": "by hand", "model": model}
+    scores = {"chosen_score": 1.0, "rejected_score": 0.0, "judge": "by hand", "model_sha256": model}
     made = [
         {**record, "chosen": record["answer"], "rejected": other["answer"], **scores}
         for record, other in zip(reports, reports[1:] + reports[:1])
@@ -125,6 +126,6 @@ def test_all_references_give_the_same_margins(bundle: Path, pairs: Path, tmp_pat
 
 def test_pairs_of_another_model_are_refused(bundle: Path, pairs: Path, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
-    write_records(path, [{**pair, "model": "0" * 64} for pair in load_records(pairs)])
+    write_records(path, [{**pair, "model_sha256": "0" * 64} for pair in load_records(pairs)])
     with pytest.raises(AssertionError, match="was made by the model 000000000000"):
         run(bundle, path, tmp_path)

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from monai_u2.exceptions import InputError
-from monai_u2.networks import U2LLM, load_vision_checkpoint
+from monai_u2.networks import U2LLM, file_sha256, load_model_weights, load_vision_checkpoint
 
 
 def pretrained(model: U2LLM) -> dict[str, dict[str, torch.Tensor]]:
@@ -86,8 +87,34 @@ def test_what_does_not_fit_is_named(tiny_u2llm: U2LLM, tmp_path: Path, change: o
 
 
 def test_missing_and_broken_files(tiny_u2llm: U2LLM, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"does not exist. Train one with configs/pretrain.json"):
+    with pytest.raises(InputError, match=r"does not exist; train one with configs/pretrain.json"):
         load_vision_checkpoint(tiny_u2llm, tmp_path / "none.pt")
     (tmp_path / "broken.pt").write_bytes(b"no weights")
     with pytest.raises(InputError, match="can't be read"):
         load_vision_checkpoint(tiny_u2llm, tmp_path / "broken.pt")
+
+
+def test_a_whole_model_is_loaded(tiny_u2llm: U2LLM, tmp_path: Path) -> None:
+    state = {key: torch.full_like(value, 0.5) for key, value in tiny_u2llm.state_dict().items()}
+    torch.save(state, tmp_path / "model.pt")
+    assert load_model_weights(tiny_u2llm, tmp_path / "model.pt") is tiny_u2llm
+    assert all(bool((value == 0.5).all()) for value in tiny_u2llm.parameters())
+
+
+def test_a_model_file_that_does_not_fit(tiny_u2llm: U2LLM, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="model file .* does not exist; train one"):
+        load_model_weights(tiny_u2llm, tmp_path / "model.pt")
+    torch.save({"lm_head.weight": torch.zeros(7, 64), "other": torch.zeros(1)}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"other shapes: lm_head.*\(7, 64\).*unknown keys other; missing keys .* more"):
+        load_model_weights(tiny_u2llm, tmp_path / "model.pt")
+    (tmp_path / "model.pt").write_text("no weights")
+    with pytest.raises(InputError, match="model file .* can't be read"):
+        load_model_weights(tiny_u2llm, tmp_path / "model.pt")
+
+
+def test_hash_of_a_file(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "model.pt").write_bytes(content)
+    assert file_sha256(tmp_path / "model.pt") == hashlib.sha256(content).hexdigest()
+    with pytest.raises(InputError, match="does not exist"):
+        file_sha256(tmp_path)
