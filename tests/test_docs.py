@@ -84,6 +84,10 @@ def made_small(command: str) -> str | None:
     for script, options in SMALL_BENCHMARKS.items():
         if script in command:
             return re.sub(r" --(num_\w+|steps|seeds) \d+", "", command) + " " + options
+    if "preferences.json" in command or "precompute_reference" in command:
+        return command + " " + SMALL_TRAINING
+    if "dpo.json" in command:
+        return command + " --max_epochs 1 " + SMALL_TRAINING + SHORT_REPORTS
     if "sft.json" in command or "pretrain.json" in command or command.startswith("monai-u2 train"):
         command = re.sub(r"--max_epochs (?:[4-9]|\d\d+)\b", "--max_epochs 1", command)
         command += " " + SMALL_TRAINING + ("" if "pretrain.json" in command else SHORT_REPORTS)
