@@ -17,6 +17,7 @@ from monai_u2._lazy import lazy_attributes
 _NAMES: dict[str, str] = {
     "PrepareReportBatch": "prepare_batch",
     "check_switches": "settings",
+    "run_training": "run",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -59,6 +59,7 @@ SHARED_WITH_PRETRAINING = (
     "image_transforms",
     "target_transforms",
     "lr_scheduler",
+    "random_state",
     "training",
     "run",
 )
@@ -80,7 +81,7 @@ def test_pretraining_shares_its_blocks(bundle: Path) -> None:
         key: tuning[key] for key in SHARED_WITH_PRETRAINING
     }
     assert pretraining["initialize"][-1] == tuning["initialize"][-1]
-    for key in ("dataset", "dataloader", "inferer", "trainer"):
+    for key in ("dataset", "sampler", "dataloader", "inferer", "trainer"):
         mine, theirs = pretraining["train"][key], tuning["train"][key]
         if key == "trainer":
             mine, theirs = ({k: v for k, v in block.items() if k != "prepare_batch"} for block in (mine, theirs))
