@@ -18,6 +18,7 @@ _NAMES: dict[str, str] = {
     "NETWORK_KEYS": "prepare_batch",
     "PrepareReportBatch": "prepare_batch",
     "check_switches": "settings",
+    "run_training": "run",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -15,13 +15,15 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
-    "BestModelSaver": "checkpoints",
+    "BestModelSaver": "best_model",
     "GradientClipping": "optimizer_step",
     "PreferenceStatistics": "preference",
     "SaveReference": "preference",
     "StopOnCollapse": "preference",
+    "RNGState": "rng_state",
+    "SamplerEpoch": "sampler_epoch",
+    "TrainingCheckpoints": "training_checkpoints",
     "ValidationTable": "validation_table",
-    "latest_checkpoint": "checkpoints",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

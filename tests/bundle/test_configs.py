@@ -59,6 +59,7 @@ SHARED_WITH_PRETRAINING = (
     "image_transforms",
     "target_transforms",
     "lr_scheduler",
+    "random_state",
     "training",
     "run",
 )
@@ -80,7 +81,7 @@ def test_pretraining_shares_its_blocks(bundle: Path) -> None:
         key: tuning[key] for key in SHARED_WITH_PRETRAINING
     }
     assert pretraining["initialize"][-1] == tuning["initialize"][-1]
-    for key in ("dataset", "dataloader", "inferer", "trainer"):
+    for key in ("dataset", "sampler", "dataloader", "inferer", "trainer"):
         mine, theirs = pretraining["train"][key], tuning["train"][key]
         if key == "trainer":
             mine, theirs = ({k: v for k, v in block.items() if k != "prepare_batch"} for block in (mine, theirs))
@@ -90,7 +91,7 @@ def test_pretraining_shares_its_blocks(bundle: Path) -> None:
 def test_preference_optimization_shares_its_blocks(bundle: Path) -> None:
     preferences, tuning = config(bundle, "dpo.json"), config(bundle, "sft.json")
     shared = (*SHARED, "phantom", "phantoms", "validation_records", "steps_per_epoch", "lr_scheduler", "validate")
-    shared += ("checkpoint_saver", "checkpoint_loader", "training", "run")
+    shared += ("random_state", "checkpoints", "training", "run")
     assert {key: preferences[key] for key in shared} == {key: tuning[key] for key in shared}
     assert preferences["initialize"][-1] == tuning["initialize"][-1]
     assert preferences["train"]["dataloader"] == tuning["train"]["dataloader"]

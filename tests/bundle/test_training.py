@@ -37,11 +37,12 @@ SMALL = {
 def run(
     folder: Path, bundle: Path, output: Path, data: Path, *more: str, run_id: str = "training", config: str = "sft.json"
 ) -> str:
-    small = {key: value for key, value in SMALL.items() if config == "sft.json" or "new_tokens" not in key}
+    small = {key: value for key, value in SMALL.items() if "sft.json" in config or "new_tokens" not in key}
     overrides = {**small, "dataset_dir": data, "ckpt_dir": output, "output_dir": output}
+    config = config if config.startswith("[") else f"configs/{config}"
     arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
     done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", f"configs/{config}", *arguments, *more],
+        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *arguments, *more],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -67,7 +68,10 @@ def uninterrupted(bundle: Path, data: Path, tmp_path_factory: pytest.TempPathFac
 def test_training_writes_model_checkpoint_table_and_tracking(uninterrupted: Path, bundle: Path) -> None:
     state = torch.load(uninterrupted / "model.pt", weights_only=True)
     assert any(key.startswith("model.vision_tower.") for key in state)
-    assert [path.name for path in uninterrupted.glob("checkpoint_*.pt")] == ["checkpoint_epoch=2.pt"]
+    assert sorted(path.name for path in uninterrupted.glob("checkpoint_*.pt")) == [
+        "checkpoint_step=2.pt",
+        "checkpoint_step=4.pt",
+    ]
     validation = json.loads((uninterrupted / "validation.json").read_text())
     assert validation["cases"] == 2 and len(validation["examples"]) == 2
     assert (uninterrupted / "mlruns.db").is_file()
@@ -76,14 +80,14 @@ def test_training_writes_model_checkpoint_table_and_tracking(uninterrupted: Path
 
 def test_resume_from_the_last_checkpoint(uninterrupted: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
     """From the bundle's folder and with the plain run id, too."""
-    (tmp_path / "checkpoint_epoch=2.pt").write_bytes((uninterrupted / "checkpoint_epoch=2.pt").read_bytes())
+    (tmp_path / "checkpoint_step=4.pt").write_bytes((uninterrupted / "checkpoint_step=4.pt").read_bytes())
     log = run(bundle, bundle, tmp_path, data, "--max_epochs", "3", "--resume", "True", run_id="run")
-    assert "Restored all variables" in log
+    assert f"resumed from {tmp_path / 'checkpoint_step=4.pt'}" in log
     names = sorted(path.name for path in tmp_path.glob("checkpoint_*.pt"))
-    assert names == ["checkpoint_epoch=2.pt", "checkpoint_epoch=3.pt"]  # what was resumed from stays
+    assert names == ["checkpoint_step=4.pt", "checkpoint_step=6.pt"]
     states = [
         torch.load(folder / name, weights_only=True)
-        for folder, name in ((uninterrupted, "checkpoint_epoch=2.pt"), (tmp_path, "checkpoint_epoch=3.pt"))
+        for folder, name in ((uninterrupted, "checkpoint_step=4.pt"), (tmp_path, "checkpoint_step=6.pt"))
     ]
     steps = [int(state["optimizer"]["state"][0]["step"]) for state in states]
     assert steps == [4, 6]
@@ -93,6 +97,33 @@ def test_resume_from_the_last_checkpoint(uninterrupted: Path, bundle: Path, data
     # three epochs aren't a multiple of val_interval: validated all the same
     assert json.loads((tmp_path / "validation.json").read_text())["epoch"] == 3
     assert (tmp_path / "model.pt").is_file()
+
+
+def recorded(path: Path, losses: Path, kill_at: int) -> str:
+    """sft.json with a record of each step's loss, and a kill -9 after one of them."""
+    record = f"$lambda engine: open({str(losses)!r}, 'a').write(float(engine.state.output[0]['loss']).hex() + '\\n')"
+    kill = f"$lambda engine: os.kill(os.getpid(), 9) if engine.state.iteration == {kill_at} else None"
+    handlers = [{"_target_": "StatsHandler", "iteration_print_logger": logger} for logger in (record, kill)]
+    path.write_text(json.dumps({"+train#handlers": handlers}))
+    return f"['configs/sft.json','{path}']"
+
+
+def test_a_killed_training_goes_on_bit_for_bit(bundle: Path, data: Path, tmp_path: Path) -> None:
+    """Killed after the third of the second epoch's four steps, a checkpoint at each step."""
+    options = ("--max_epochs", "2", "--batch_size", "1", "--checkpoint_interval", "1")
+    expected, losses = tmp_path / "expected.txt", tmp_path / "losses.txt"
+    config = recorded(tmp_path / "whole.json", expected, kill_at=-1)
+    run(bundle.parents[1], bundle, tmp_path / "whole", data, *options, config=config)
+    config = recorded(tmp_path / "broken.json", losses, kill_at=7)
+    with pytest.raises(AssertionError):
+        run(bundle.parents[1], bundle, tmp_path / "broken", data, *options, config=config)
+    assert losses.read_text() == "".join(expected.read_text().splitlines(keepends=True)[:7])
+    config = recorded(tmp_path / "rest.json", losses, kill_at=-1)
+    run(bundle.parents[1], bundle, tmp_path / "broken", data, *options, "--resume", "True", config=config)
+    lines = expected.read_text().splitlines()
+    assert losses.read_text().splitlines() == [*lines[:7], *lines[6:]] and len(set(lines)) == 8
+    models = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "broken")]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
 
 
 def test_fewer_cases_than_a_batch_are_an_error(bundle: Path, data: Path, tmp_path: Path) -> None:

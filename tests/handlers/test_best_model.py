@@ -18,19 +18,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from monai_u2.exceptions import InputError
-from monai_u2.handlers import BestModelSaver, latest_checkpoint
-
-
-def test_largest_epoch_wins(tmp_path: Path) -> None:
-    for name in ("checkpoint_epoch=9.pt", "checkpoint_epoch=10.pt", "checkpoint_epoch=x.pt", "model.pt"):
-        (tmp_path / name).touch()
-    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=10.pt")
-
-
-def test_nothing_to_resume_from(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing to resume from"):
-        latest_checkpoint(tmp_path)
+from monai_u2.handlers import BestModelSaver
 
 
 def validate(folder: Path, scores: list[float], state: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -65,3 +53,14 @@ def test_best_model_is_kept_over_a_resume(tmp_path: Path) -> None:
     (tmp_path / "model.pt").unlink()
     validate(tmp_path, [0.1], state)  # nothing to keep
     assert saved() == pytest.approx(0.1)
+
+
+def test_several_objects_keep_their_names(tmp_path: Path) -> None:
+    parts = {"vision_tower": torch.nn.Linear(1, 1), "finding_head": torch.nn.Linear(2, 1)}
+    evaluator = Engine(lambda engine, batch: None)
+    evaluator.state.key_metric_name = "f1"
+    evaluator.state.metrics = {"f1": 0.0}
+    BestModelSaver(tmp_path, parts, filename="vision.pt")(evaluator)
+    saved = torch.load(tmp_path / "vision.pt", weights_only=True)
+    assert torch.equal(saved["finding_head"]["weight"], parts["finding_head"].weight)
+    assert saved.keys() == parts.keys()

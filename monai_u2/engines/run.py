@@ -1,0 +1,39 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A whole training."""
+
+from __future__ import annotations
+
+import logging
+
+from monai.engines import Evaluator, Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def run_training(trainer: Trainer, evaluator: Evaluator, val_interval: int) -> None:
+    """Train to the end of the last epoch, and validate it where its validation isn't due anyway.
+
+    A training that was resumed after its last epoch isn't started again, as ignite would do.
+
+    Args:
+        trainer: the trainer, which may be resumed.
+        evaluator: the evaluator.
+        val_interval: number of epochs after which the trainer validates.
+    """
+    state = trainer.state
+    if state.iteration < state.max_epochs * state.epoch_length:
+        trainer.run()
+    else:
+        logger.warning("all %d epochs are trained; give a larger --max_epochs to go on.", state.epoch)
+    if state.epoch % val_interval:
+        evaluator.run(state.epoch)

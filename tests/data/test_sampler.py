@@ -1,0 +1,49 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from monai_u2.data import ResumableBatchSampler
+from monai_u2.exceptions import InputError
+
+
+def test_each_epoch_has_every_case_at_most_once_in_a_new_order() -> None:
+    sampler = ResumableBatchSampler(num_cases=11, batch_size=3, seed=5)
+    epochs = []
+    for epoch in (1, 2):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert [len(batch) for batch in batches] == [3, 3, 3] and len(sampler) == 3
+        assert {key[0] for batch in batches for key in batch} == {epoch}
+        epochs.append([index for batch in batches for _, index in batch])
+        assert len(set(epochs[-1])) == 9 and set(epochs[-1]) <= set(range(11))
+    assert epochs[0] != epochs[1]
+    assert not np.array_equal(ResumableBatchSampler(11, 3, seed=6).batches(1).ravel(), epochs[0])
+
+
+def test_an_epoch_goes_on_from_any_batch() -> None:
+    sampler = ResumableBatchSampler(11, 3, seed=5)
+    sampler.set_epoch(4)
+    whole = list(sampler)
+    sampler.set_epoch(4, first_batch=2)
+    assert list(sampler) == whole[2:] and len(sampler) == 3
+
+
+def test_batches_of_other_settings_are_refused() -> None:
+    state = ResumableBatchSampler(11, 3, seed=5).state_dict()
+    ResumableBatchSampler(11, 3, seed=5).load_state_dict(state)
+    with pytest.raises(InputError, match="num_cases is 12, that of the training to resume was 11"):
+        ResumableBatchSampler(12, 3, seed=5).load_state_dict(state)
+    with pytest.raises(InputError, match="batch_size is 4, the data has 3 cases"):
+        ResumableBatchSampler(3, 4, seed=5)

@@ -1,0 +1,52 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+
+from monai_u2.engines import run_training
+
+
+def engines(max_epochs: int) -> tuple[SupervisedTrainer, SupervisedEvaluator]:
+    network = torch.nn.Linear(1, 1)
+    data = [{"image": torch.ones(1, 1), "label": torch.ones(1, 1)}] * 2
+    trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=max_epochs,
+        train_data_loader=data,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        loss_function=torch.nn.MSELoss(),
+        decollate=False,
+    )
+    return trainer, SupervisedEvaluator(device="cpu", val_data_loader=data, network=network, decollate=False)
+
+
+@pytest.mark.parametrize(("val_interval", "validated"), [(2, 3), (3, 0)])
+def test_the_last_epoch_is_validated_where_it_is_not_due(val_interval: int, validated: int) -> None:
+    trainer, evaluator = engines(max_epochs=3)
+    run_training(trainer, evaluator, val_interval)
+    assert trainer.state.iteration == 6 and evaluator.state.epoch == validated
+
+
+def test_a_finished_training_is_not_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    trainer, evaluator = engines(max_epochs=3)
+    trainer.load_state_dict({"iteration": 6, "epoch_length": 2, "max_epochs": 3})
+    before = trainer.network.weight.clone()
+    with caplog.at_level(logging.WARNING):
+        run_training(trainer, evaluator, 2)
+    assert torch.equal(trainer.network.weight, before) and evaluator.state.epoch == 3
+    assert "all 3 epochs are trained; give a larger --max_epochs" in caplog.text
