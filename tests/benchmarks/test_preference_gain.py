@@ -1,0 +1,60 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import preference_gain
+import pytest
+
+from monai_u2.exceptions import InputError
+
+
+def test_table_of_the_real_model_on_real_phantoms(tiny_bundle: Path, phantoms: dict[str, Path], tmp_path: Path) -> None:
+    same, output = tiny_bundle / "models" / "model.pt", tmp_path / "gain.json"
+    preference_gain.benchmark(str(phantoms["test"]), str(same), bundle=str(tiny_bundle), output=str(output))
+    figures = json.loads(output.read_text())
+    before, again = figures["rows"].values()
+    difference = again.pop("difference")
+    assert figures["cases"] == 2 and before == again
+    assert all(value["value"] == value["low"] == value["high"] == 0 for value in difference.values())
+
+
+def test_what_changes(phantoms: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same text for all cases before, the references after."""
+
+    def reports(bundle: str, checkpoint: str | None, records: list[dict[str, Any]]) -> list[str]:
+        return [record["answer"] if checkpoint else "No abnormality." for record in records]
+
+    monkeypatch.setattr(preference_gain, "reports_of", reports)
+    (tmp_path / "after.pt").write_bytes(b"")
+    output = tmp_path / "gain.json"
+    preference_gain.benchmark(str(phantoms["test"]), [str(tmp_path / "after.pt")], output=str(output))
+    before, after = json.loads(output.read_text())["rows"].values()
+    assert before["distinct"] == 0.5 and after["distinct"] == 1.0
+    assert before["words"]["value"] == 2.0 and after["judge score"]["value"] == 1.0
+    assert after["difference"]["words"]["value"] == after["words"]["value"] - 2.0
+    assert after["difference"]["judge score"]["value"] > 0
+
+
+def test_scores_by_hand() -> None:
+    records = [{"answer": "There is a pleural effusion on the right.", "findings": ["pleural effusion, right"]}]
+    reference = records[0]["answer"]
+    good = preference_gain.measured([reference], records)
+    assert good["score"].tolist() == [1.0] and good["length"].tolist() == [8]
+
+
+def test_a_model_that_is_not_there(phantoms: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none.pt: there is no such file"):
+        preference_gain.benchmark(str(phantoms["test"]), str(tmp_path / "none.pt"))
