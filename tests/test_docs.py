@@ -49,6 +49,8 @@ SMALL_MODEL = {
     "u2_tokenizer": {"type": "paper", "num_heads": 4, "num_layers": 1, "num_selected": 8, "num_queries": 4},
     "image_token_id": 64,
 }
+SMALL_PREFERENCES = {"vocabulary": 200, "hidden": 32, "layers": 1, "queries": 4, "question": 5, "answer": 6}
+SMALL_PREFERENCES |= {"vision": SMALL_VISION}
 # options that make a benchmark small
 SMALL_BENCHMARKS = {
     "question_controls.py": "--num_cases 2",
@@ -58,6 +60,8 @@ SMALL_BENCHMARKS = {
     "tokenizer.py": "--rounds 1 --peak_size 128 --sizes '" + json.dumps(SMALL_SIZES) + "'",
     "generate.py": "--samples 2 --num_queries 4 --new_tokens 2 --rounds 1 --vision '" + json.dumps(SMALL_VISION) + "'",
     "load.py": "--config '" + json.dumps(SMALL_MODEL) + "'",
+    "dpo.py": "--sizes '" + json.dumps(SMALL_PREFERENCES) + "'",
+    "preference_gain.py": "--num_cases 2",
     "phantom_ladder.py": "--num_train 4 --num_validation 2 --num_test 2 --steps 2 --batch_size 2",
 }
 SHORT_REPORTS = " --validate#inferer#max_new_tokens 8"
