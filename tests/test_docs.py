@@ -57,7 +57,7 @@ SMALL_BENCHMARKS = {
     "unseen_geometry.py": "--num_cases 2",
     "signal_table.py": "--cases 2 --steps 1",
     "token_paths.py": "--num_train 8 --num_validation 2 --steps 1 --seeds 1 --batch_size 2",
-    "tokenizer.py": "--rounds 1 --peak_size 128 --sizes '" + json.dumps(SMALL_SIZES) + "'",
+    "tokenizer.py": "--parts bfloat16 --rounds 1 --peak_size 128 --sizes '" + json.dumps(SMALL_SIZES) + "'",
     "generate.py": "--samples 2 --num_queries 4 --new_tokens 2 --rounds 1 --vision '" + json.dumps(SMALL_VISION) + "'",
     "load.py": "--config '" + json.dumps(SMALL_MODEL) + "'",
     "dpo.py": "--sizes '" + json.dumps(SMALL_PREFERENCES) + "'",
