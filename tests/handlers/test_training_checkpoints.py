@@ -10,7 +10,8 @@
 # limitations under the License.
 
 """A small training with all that a checkpoint has to hold (augmentation, dropout, batch statistics, momentum, schedule,
-draws from each global generator) is killed and resumed: each step's loss is that of the training without a break."""
+draws from each global generator) is killed and resumed: each step's loss is that of the training without a break. To the
+last bit this holds for one number of threads: sums are divided among them."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,14 @@ from monai_u2.exceptions import InputError
 from monai_u2.handlers import RNGState, SamplerEpoch, TrainingCheckpoints, checkpoint_files
 
 STEPS = 5  # of an epoch; 11 cases, 2 a batch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class LossLog:
@@ -124,13 +134,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, s
     return expected, network.state_dict()
 
 
-def in_process(options: dict[str, Any]) -> None:
-    torch.set_num_threads(1)
-    train(**options)
-
-
 def start(**options: Any) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=in_process, args=(options,))
+    process = multiprocessing.get_context("fork").Process(target=train, kwargs=options)
     process.start()
     return process
 
@@ -173,7 +178,7 @@ def kill_in_the_middle_of_writing(options: dict[str, Any], number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     checkpoint_files.torch.save = half
-    in_process(options)
+    train(**options)
 
 
 def test_killed_while_a_checkpoint_is_written(
