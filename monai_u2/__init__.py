@@ -17,6 +17,6 @@ from monai_u2._lazy import lazy_attributes
 
 __version__ = "0.2.0"
 
-_SUBPACKAGES = ("data", "engines", "handlers", "inferers", "losses", "metrics", "networks", "transforms")
+_SUBPACKAGES = ("data", "engines", "handlers", "inferers", "losses", "metrics", "networks", "processes", "transforms")
 
 __getattr__, __dir__ = lazy_attributes(__name__, {name: name for name in _SUBPACKAGES})

@@ -18,6 +18,7 @@ _NAMES: dict[str, str] = {
     "CT_RATE_LABELS": "mixture",
     "QUESTION_KINDS": "records",
     "CTReader": "ct_reader",
+    "MicroBatches": "micro_batches",
     "RecoveringPersistentDataset": "recovering_dataset",
     "ResumableBatchSampler": "sampler",
     "SeededDataset": "seeded_dataset",

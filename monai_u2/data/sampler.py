@@ -20,25 +20,26 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from monai_u2.exceptions import InputError
+from monai_u2.processes import number_of_processes, process_index
 
 
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
     """Shuffled batches that follow from the seed and the epoch's number alone, from any batch of the epoch on.
 
     Nothing but the numbers of epoch and batch is needed to go on in the middle of an epoch: what was trained on is
-    left out without being loaded. What doesn't fill a whole batch at the end of an epoch is dropped, other cases each
-    time.
+    left out without being loaded. Several processes share each batch evenly. What doesn't fill a whole batch at the end
+    of an epoch is dropped, other cases each time.
 
     Give it to a `DataLoader` as `batch_sampler`, with a :class:`SeededDataset`, and tell it the epoch by
     :class:`monai_u2.handlers.SamplerEpoch`.
 
     Args:
         num_cases: number of cases.
-        batch_size: cases of a batch.
+        batch_size: cases of a batch, over all processes.
         seed: 0 or more.
 
     Raises:
-        InputError: when there are fewer cases than a batch holds.
+        InputError: when there are fewer cases than a batch holds, or the processes can't share it evenly.
     """
 
     def __init__(self, num_cases: int, batch_size: int, seed: int) -> None:
@@ -46,6 +47,11 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
             raise InputError(
                 f"batch_size is {batch_size}, the data has {num_cases} cases; expected 1 to {num_cases}. Change "
                 "batch_size, or add cases."
+            )
+        if batch_size % number_of_processes():
+            raise InputError(
+                f"batch_size is {batch_size}, which {number_of_processes()} processes can't share evenly; expected a "
+                "multiple of their number. Change --batch_size, or start another number of processes."
             )
         self.num_cases = num_cases
         self.batch_size = batch_size
@@ -64,7 +70,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         self.first_batch = first_batch
 
     def batches(self, epoch: int) -> np.ndarray:
-        """Indexes of the cases of an epoch, `(batches, batch_size)`."""
+        """Indexes of the cases of an epoch, `(batches, batch_size)`, over all processes."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_cases)
         return order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
 
@@ -73,9 +79,9 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         return self.num_cases // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Batches as lists of `(epoch, index)`, the keys of a :class:`SeededDataset`."""
+        """This process's share of each batch, lists of `(epoch, index)`, the keys of a :class:`SeededDataset`."""
         for batch in self.batches(self.epoch)[self.first_batch :]:
-            yield [(self.epoch, int(index)) for index in batch]
+            yield [(self.epoch, int(index)) for index in batch[process_index() :: number_of_processes()]]
 
     def state_dict(self) -> dict[str, int]:
         """What has to be the same for a resumed training to see the same batches."""

@@ -15,6 +15,7 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
+    "MicroBatchIteration": "iteration",
     "PrepareReportBatch": "prepare_batch",
     "check_switches": "settings",
     "run_training": "run",

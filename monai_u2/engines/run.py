@@ -17,6 +17,8 @@ import logging
 
 from monai.engines import Evaluator, Trainer
 
+from monai_u2.processes import explain_lost_process
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,7 +31,19 @@ def run_training(trainer: Trainer, evaluator: Evaluator, val_interval: int) -> N
         trainer: the trainer, which may be resumed.
         evaluator: the evaluator.
         val_interval: number of epochs after which the trainer validates.
+
+    Raises:
+        RuntimeError: when another process was lost.
     """
+    try:
+        _run(trainer, evaluator, val_interval)
+    except RuntimeError as error:
+        if explanation := explain_lost_process(error):
+            raise RuntimeError(explanation) from error
+        raise
+
+
+def _run(trainer: Trainer, evaluator: Evaluator, val_interval: int) -> None:
     state = trainer.state
     if state.iteration < state.max_epochs * state.epoch_length:
         trainer.run()

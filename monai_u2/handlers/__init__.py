@@ -21,6 +21,7 @@ _NAMES: dict[str, str] = {
     "SamplerEpoch": "sampler_epoch",
     "TrainingCheckpoints": "training_checkpoints",
     "ValidationTable": "validation_table",
+    "WholeWeights": "whole_weights",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
+from torch.distributed.tensor import DTensor
 
 
 class GradientClipping:
@@ -48,6 +49,7 @@ class GradientClipping:
             RuntimeError: when the norm isn't finite.
         """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not bool(torch.isfinite(norm)):
             raise RuntimeError(
                 f"gradient norm {norm.item()} at iteration {engine.state.iteration}; lower the learning rate or check "

@@ -36,10 +36,12 @@ _NAMES: dict[str, str] = {
     "U2Tokenizer": "u2_tokenizer",
     "ViT3D": "vit3d",
     "convert_official": "official_checkpoints",
+    "distribute": "parallel",
     "load_vision_checkpoint": "checkpoints",
     "prepare_finetuning": "finetuning",
     "relative_windows": "vit3d",
     "u2_tokenizer_paper": "paper_u2_tokenizer",
+    "unwrapped": "parallel",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

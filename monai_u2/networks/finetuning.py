@@ -20,6 +20,7 @@ import torch
 import torch.nn as nn
 
 from monai_u2.exceptions import InputError
+from monai_u2.networks.parallel import full_state, unwrapped, whole_tensor
 
 LANGUAGE_MODEL = "model.language_model"
 # options of LoRA that change more than a weight by a product of two matrices
@@ -123,7 +124,7 @@ class MergedWeights:
     So `model.pt` loads where no adapters are known; the model itself stays as it is.
 
     Args:
-        network: a :class:`U2LLM`, or one in DistributedDataParallel.
+        network: a :class:`U2LLM`, also one that is distributed over processes; each of them has to ask for the weights.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -132,16 +133,18 @@ class MergedWeights:
     @torch.no_grad()
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The merged weights; the model's own tensors where it has no adapters."""
-        network = getattr(self.network, "module", self.network)
+        network, state = unwrapped(self.network), full_state(self.network)
         if not getattr(network, "peft_config", None):
-            return network.state_dict()
+            return state
         from peft.tuners.lora import LoraLayer
 
         merged = {
-            f"{name}.weight": module.base_layer.weight
-            + module.get_delta_weight(module.active_adapters[0]).to(module.base_layer.weight.dtype)
+            f"{name}.weight": whole_tensor(
+                module.base_layer.weight
+                + module.get_delta_weight(module.active_adapters[0]).to(module.base_layer.weight.dtype)
+            )
             for name, module in network.named_modules()
             if isinstance(module, LoraLayer)
         }
-        state = {key: value for key, value in network.state_dict().items() if ".lora_" not in key}
+        state = {key: value for key, value in state.items() if ".lora_" not in key}
         return {key.replace(".base_layer.", "."): value for key, value in state.items()} | merged

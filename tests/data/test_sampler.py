@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -47,3 +50,22 @@ def test_batches_of_other_settings_are_refused() -> None:
         ResumableBatchSampler(12, 3, seed=5).load_state_dict(state)
     with pytest.raises(InputError, match="batch_size is 4, the data has 3 cases"):
         ResumableBatchSampler(3, 4, seed=5)
+
+
+def shared() -> list[list[tuple[int, int]]]:
+    return list(ResumableBatchSampler(13, 6, seed=5))
+
+
+def uneven() -> str:
+    with pytest.raises(InputError) as caught:
+        ResumableBatchSampler(13, 4, seed=5)
+    return str(caught.value)
+
+
+def test_processes_share_each_batch(in_processes: Callable[..., list[Any]]) -> None:
+    for number in (2, 3):
+        shares = in_processes(number, shared)
+        assert all(len(batch) == 6 // number for share in shares for batch in share)
+        batches = [sorted(key for share in shares for key in share[i]) for i in range(2)]
+        assert batches == [sorted(batch) for batch in shared()]
+    assert "batch_size is 4, which 3 processes can't share evenly" in in_processes(3, uneven)[0]
