@@ -110,7 +110,7 @@ class Trainer:
             time.sleep(60)
         sum_over_processes(torch.ones(1))
 
-run_training(Trainer(), None, 1)
+run_training(Trainer(), None, 1, "")
 """
 
 

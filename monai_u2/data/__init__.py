@@ -27,6 +27,7 @@ _NAMES: dict[str, str] = {
     "check_mixture": "mixture",
     "check_training_cases": "mixture",
     "collate_reports": "collate",
+    "conversation_lengths": "mixture",
     "generate_phantoms": "phantom.dataset",
     "group_by_image": "records",
     "list_series": "dicom",

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from torch.utils.data import Sampler
 
 from monai_u2.exceptions import InputError
 from monai_u2.processes import number_of_processes, process_index
+
+BATCHES_SORTED = 50  # among so many batches, cases are put together by their lengths
 
 
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -37,12 +39,13 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         num_cases: number of cases.
         batch_size: cases of a batch, over all processes.
         seed: 0 or more.
+        lengths: of each case; cases of similar length then share a batch, so that less is padded. None for any batches.
 
     Raises:
         InputError: when there are fewer cases than a batch holds, or the processes can't share it evenly.
     """
 
-    def __init__(self, num_cases: int, batch_size: int, seed: int) -> None:
+    def __init__(self, num_cases: int, batch_size: int, seed: int, lengths: Sequence[float] | None = None) -> None:
         if not 1 <= batch_size <= num_cases:
             raise InputError(
                 f"batch_size is {batch_size}, the data has {num_cases} cases; expected 1 to {num_cases}. Change "
@@ -56,6 +59,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         self.num_cases = num_cases
         self.batch_size = batch_size
         self.seed = seed
+        self.lengths = None if lengths is None else np.asarray(lengths)
         self.epoch = 1
         self.first_batch = 0
 
@@ -71,8 +75,14 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def batches(self, epoch: int) -> np.ndarray:
         """Indexes of the cases of an epoch, `(batches, batch_size)`, over all processes."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_cases)
-        return order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
+        draw = np.random.default_rng([self.seed, epoch])
+        batches = draw.permutation(self.num_cases)[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
+        if self.lengths is None:
+            return batches
+        # sorted in parts of an epoch alone, so that batches aren't the same in each
+        parts = [part.ravel() for part in np.array_split(batches, max(4, -(-len(self) // BATCHES_SORTED)))]
+        order = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
+        return draw.permutation(order.reshape(batches.shape))
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch."""

@@ -17,6 +17,7 @@ from monai_u2._lazy import lazy_attributes
 _NAMES: dict[str, str] = {
     "MicroBatchIteration": "iteration",
     "PrepareReportBatch": "prepare_batch",
+    "attach_handlers": "run",
     "check_switches": "settings",
     "run_training": "run",
 }

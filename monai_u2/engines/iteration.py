@@ -20,6 +20,7 @@ import torch
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 
+from monai_u2.engines.inspection import diverged
 from monai_u2.networks.parallel import gradients_kept_local
 from monai_u2.processes import number_of_processes, sum_over_processes
 
@@ -46,6 +47,9 @@ class MicroBatchIteration:
         Args:
             engine: the trainer, with `decollate=False`.
             batchdata: micro-batches, see :class:`monai_u2.data.MicroBatches`.
+
+        Raises:
+            NonFiniteError: when the loss isn't finite; the step isn't taken then.
         """
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
@@ -62,6 +66,9 @@ class MicroBatchIteration:
                 (loss * number_of_processes()).backward()
             losses.append(loss.detach())
         total = sum_over_processes(torch.stack(losses).sum())
+        if not bool(torch.isfinite(total)):
+            parts = [part for part, loss in zip(batchdata, losses) if not bool(torch.isfinite(loss))]
+            raise diverged("loss", total, engine, parts)
         engine.state.output = [{"loss": total, "tokens": tokens}]
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         engine.optimizer.step()

@@ -18,9 +18,13 @@ _NAMES: dict[str, str] = {
     "BestModelSaver": "best_model",
     "GradientClipping": "optimizer_step",
     "RNGState": "rng_state",
+    "ResumableEarlyStopping": "early_stopping",
+    "RunRecord": "run_record",
     "SamplerEpoch": "sampler_epoch",
     "TrainingCheckpoints": "training_checkpoints",
+    "TrainingProgress": "training_progress",
     "ValidationTable": "validation_table",
+    "WeightAverage": "weight_average",
     "WholeWeights": "whole_weights",
 }
 

@@ -101,7 +101,7 @@ def train(
     state |= {"random_state": random_state, "lr_scheduler": lr_scheduler if schedule else None}
     random_state.attach(trainer)
     TrainingCheckpoints(folder, state, interval).start(trainer, resume, allow_previous)
-    run_training(trainer, Engine(lambda engine, batch: None), val_interval=1)
+    run_training(trainer, Engine(lambda engine, batch: None), 1, folder)
     return network
 
 
