@@ -22,7 +22,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +84,26 @@ def finished(done: subprocess.CompletedProcess) -> str:
 
 def losses(folder: Path) -> list[float]:
     return [float.fromhex(line) for line in (folder / "losses.txt").read_text().splitlines()]
+
+
+def properties(bundle: Path, folder: Path) -> list[str] | None:
+    from monai.bundle import ConfigWorkflow
+
+    workflow = ConfigWorkflow(
+        config_file=[str(bundle / "configs" / name) for name in ("sft.json", "multi_gpu_train.json")],
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(bundle),
+        dataset_dir=str(folder),
+        **{f"phantom#{key}": value for key, value in SETTINGS["phantom"].items()},
+    )
+    workflow.initialize()
+    return workflow.check_properties()
+
+
+def test_properties_are_all_there(in_processes: Callable[..., list[Any]], bundle: Path, tmp_path: Path) -> None:
+    assert in_processes(1, properties, bundle, tmp_path) == [[]]
 
 
 @pytest.fixture(scope="module")
