@@ -27,6 +27,7 @@ _SUBPACKAGES = (
     "metrics",
     "networks",
     "preferences",
+    "processes",
     "transforms",
 )
 

@@ -22,6 +22,10 @@ class InputError(ValueError):
     """
 
 
+class NonFiniteError(InputError):
+    """A training diverged: its loss or its gradients are no finite numbers."""
+
+
 def find_input_error(error: BaseException) -> InputError | None:
     """Return the :class:`InputError` in an exception's chain of causes (MONAI wraps what a transform raises), or
     None."""

@@ -11,8 +11,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -72,3 +76,47 @@ def tiny_u2llm() -> U2LLM:
         num_findings=5,
     )
     return U2LLM(config).eval()
+
+
+InProcesses = Callable[..., list[Any]]
+
+
+def _one_of_several(rank: int, number: int, port: int, folder: Path, function: Callable[..., Any], args: tuple) -> None:
+    import torch
+
+    from monai_u2.processes import end_processes, start_processes
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    start_processes(timeout_minutes=1)
+    torch.save(function(*args), folder / f"{rank}.pt")
+    end_processes()
+
+
+@pytest.fixture
+def in_processes(tmp_path_factory: pytest.TempPathFactory) -> InProcesses:
+    """Call `function(*args)` in so many processes that know each other, and return what each gives, in their order."""
+
+    def run(number: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+        import torch
+
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        folder = tmp_path_factory.mktemp("results")
+        processes = [
+            multiprocessing.get_context("fork").Process(
+                target=_one_of_several, args=(rank, number, port, folder, function, args), daemon=True
+            )
+            for rank in range(number)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=120)
+            process.kill()
+        assert [process.exitcode for process in processes] == [0] * number
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(number)]
+
+    return run

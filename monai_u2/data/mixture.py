@@ -198,6 +198,24 @@ def validation_reports(records: Sequence[Mapping[str, Any]], labels: Sequence[st
     return check_finding_labels(reports, labels)
 
 
+def conversation_lengths(cases: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) -> list[int]:
+    """Characters of each case's longest question and answer, by which batches of similar length are made.
+
+    Args:
+        cases: as :func:`~monai_u2.data.group_by_image` returns them.
+        weights: weight of each kind of question; kinds without one don't count.
+    """
+    drawn = drawn_kinds(weights)
+    return [
+        max(
+            len(conversation["question"]) + len(conversation.get("answer", ""))
+            for conversation in case["conversations"]
+            if question_kind(conversation) in drawn
+        )
+        for case in cases
+    ]
+
+
 def presence_questions(
     labels: Sequence[str],
     findings: Sequence[str],

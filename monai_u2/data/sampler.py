@@ -13,43 +13,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from monai_u2.exceptions import InputError
+from monai_u2.processes import number_of_processes, process_index
+
+BATCHES_SORTED = 50  # among so many batches, cases are put together by their lengths
 
 
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
     """Shuffled batches that follow from the seed and the epoch's number alone, from any batch of the epoch on.
 
     Nothing but the numbers of epoch and batch is needed to go on in the middle of an epoch: what was trained on is
-    left out without being loaded. What doesn't fill a whole batch at the end of an epoch is dropped, other cases each
-    time.
+    left out without being loaded. Several processes share each batch evenly. What doesn't fill a whole batch at the end
+    of an epoch is dropped, other cases each time.
 
     Give it to a `DataLoader` as `batch_sampler`, with a :class:`SeededDataset`, and tell it the epoch by
     :class:`monai_u2.handlers.SamplerEpoch`.
 
     Args:
         num_cases: number of cases.
-        batch_size: cases of a batch.
+        batch_size: cases of a batch, over all processes.
         seed: 0 or more.
+        lengths: of each case; cases of similar length then share a batch, so that less is padded. None for any batches.
 
     Raises:
-        InputError: when there are fewer cases than a batch holds.
+        InputError: when there are fewer cases than a batch holds, or the processes can't share it evenly.
     """
 
-    def __init__(self, num_cases: int, batch_size: int, seed: int) -> None:
+    def __init__(self, num_cases: int, batch_size: int, seed: int, lengths: Sequence[float] | None = None) -> None:
         if not 1 <= batch_size <= num_cases:
             raise InputError(
                 f"batch_size is {batch_size}, the data has {num_cases} cases; expected 1 to {num_cases}. Change "
                 "batch_size, or add cases."
             )
+        if batch_size % number_of_processes():
+            raise InputError(
+                f"batch_size is {batch_size}, which {number_of_processes()} processes can't share evenly; expected a "
+                "multiple of their number. Change --batch_size, or start another number of processes."
+            )
         self.num_cases = num_cases
         self.batch_size = batch_size
         self.seed = seed
+        self.lengths = None if lengths is None else np.asarray(lengths)
         self.epoch = 1
         self.first_batch = 0
 
@@ -64,18 +74,24 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         self.first_batch = first_batch
 
     def batches(self, epoch: int) -> np.ndarray:
-        """Indexes of the cases of an epoch, `(batches, batch_size)`."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_cases)
-        return order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
+        """Indexes of the cases of an epoch, `(batches, batch_size)`, over all processes."""
+        draw = np.random.default_rng([self.seed, epoch])
+        batches = draw.permutation(self.num_cases)[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
+        if self.lengths is None:
+            return batches
+        # sorted in parts of an epoch alone, so that batches aren't the same in each
+        parts = [part.ravel() for part in np.array_split(batches, max(4, -(-len(self) // BATCHES_SORTED)))]
+        order = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
+        return draw.permutation(order.reshape(batches.shape))
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch."""
         return self.num_cases // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Batches as lists of `(epoch, index)`, the keys of a :class:`SeededDataset`."""
+        """This process's share of each batch, lists of `(epoch, index)`, the keys of a :class:`SeededDataset`."""
         for batch in self.batches(self.epoch)[self.first_batch :]:
-            yield [(self.epoch, int(index)) for index in batch]
+            yield [(self.epoch, int(index)) for index in batch[process_index() :: number_of_processes()]]
 
     def state_dict(self) -> dict[str, int]:
         """What has to be the same for a resumed training to see the same batches."""

@@ -16,7 +16,9 @@ from monai_u2._lazy import lazy_attributes
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
     "NETWORK_KEYS": "prepare_batch",
+    "MicroBatchIteration": "iteration",
     "PrepareReportBatch": "prepare_batch",
+    "attach_handlers": "run",
     "check_switches": "settings",
     "run_training": "run",
 }

@@ -14,13 +14,32 @@
 from __future__ import annotations
 
 import logging
+import os
+from typing import Any
 
+from ignite.engine import Engine
 from monai.engines import Evaluator, Trainer
+
+from monai_u2.engines.inspection import save_for_inspection, with_file
+from monai_u2.exceptions import NonFiniteError
+from monai_u2.processes import explain_lost_process
 
 logger = logging.getLogger(__name__)
 
 
-def run_training(trainer: Trainer, evaluator: Evaluator, val_interval: int) -> None:
+def attach_handlers(engine: Engine, *handlers: Any) -> None:
+    """Attach handlers to an engine, in their order.
+
+    Args:
+        engine: the engine.
+        handlers: the handlers; None for those that are disabled.
+    """
+    for handler in handlers:
+        if handler is not None:
+            handler.attach(engine)
+
+
+def run_training(trainer: Trainer, evaluator: Evaluator, val_interval: int, output_dir: str | os.PathLike[str]) -> None:
     """Train to the end of the last epoch, and validate it where its validation isn't due anyway.
 
     A training that was resumed after its last epoch isn't started again, as ignite would do.
@@ -29,7 +48,23 @@ def run_training(trainer: Trainer, evaluator: Evaluator, val_interval: int) -> N
         trainer: the trainer, which may be resumed.
         evaluator: the evaluator.
         val_interval: number of epochs after which the trainer validates.
+        output_dir: folder of what is saved of a training that diverges.
+
+    Raises:
+        NonFiniteError: when the loss or the gradients aren't finite, with the file that was saved to look into.
+        RuntimeError: when another process was lost.
     """
+    try:
+        _run(trainer, evaluator, val_interval)
+    except NonFiniteError as error:
+        raise with_file(error, save_for_inspection(trainer, output_dir)) from error
+    except RuntimeError as error:
+        if explanation := explain_lost_process(error):
+            raise RuntimeError(explanation) from error
+        raise
+
+
+def _run(trainer: Trainer, evaluator: Evaluator, val_interval: int) -> None:
     state = trainer.state
     if state.iteration < state.max_epochs * state.epoch_length:
         trainer.run()

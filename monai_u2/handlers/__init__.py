@@ -21,9 +21,14 @@ _NAMES: dict[str, str] = {
     "SaveReference": "preference",
     "StopOnCollapse": "preference",
     "RNGState": "rng_state",
+    "ResumableEarlyStopping": "early_stopping",
+    "RunRecord": "run_record",
     "SamplerEpoch": "sampler_epoch",
     "TrainingCheckpoints": "training_checkpoints",
+    "TrainingProgress": "training_progress",
     "ValidationTable": "validation_table",
+    "WeightAverage": "weight_average",
+    "WholeWeights": "whole_weights",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

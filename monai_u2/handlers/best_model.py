@@ -22,11 +22,14 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from monai_u2.handlers.checkpoint_files import write_checkpoint
+from monai_u2.networks.parallel import full_state
+from monai_u2.processes import process_index
 
 
 class BestModelSaver:
     """Save the model with the largest key metric under a fixed name, and remember that metric over a resume.
 
+    With several processes, each has to have the handler, and the first one writes.
     A part of the resumable checkpoint, so that the first validation after a resume doesn't replace a better model.
 
     Args:
@@ -62,9 +65,11 @@ class BestModelSaver:
         metric = float(engine.state.metrics[engine.state.key_metric_name])
         if self.best is not None and not metric > self.best:
             return
-        states = {name: part.state_dict() for name, part in self.save_dict.items()}
-        write_checkpoint(self.path, next(iter(states.values())) if len(states) == 1 else states)
+        states = {name: full_state(part) for name, part in self.save_dict.items()}
         self.best = metric
+        if process_index():
+            return
+        write_checkpoint(self.path, next(iter(states.values())) if len(states) == 1 else states)
         self.logger.info("saved %s with %s %.4f", self.path, engine.state.key_metric_name, metric)
 
     def state_dict(self) -> dict[str, float | None]:

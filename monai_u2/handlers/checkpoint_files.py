@@ -53,20 +53,37 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         ) from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU, after a look at the checksums of its parts.
+def check_checkpoint(path: Path) -> None:
+    """Check that a checkpoint is whole, by the checksums of its parts.
 
     Args:
         path: file.
 
     Raises:
-        InputError: when it is cut off or damaged, or holds more than tensors and plain values.
+        InputError: when it is cut off or damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if part := archive.testzip():
                 raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise InputError(f"{path}: is damaged ({error}); expected a whole checkpoint.") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU.
+
+    Args:
+        path: file.
+
+    Raises:
+        InputError: when it can't be read, or holds more than tensors and plain values.
+    """
+    try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = "it holds more than weights" if isinstance(error, UnpicklingError) else error
-        raise InputError(f"{path}: is damaged ({reason}); expected a whole checkpoint.") from error
+    except UnpicklingError as error:
+        raise InputError(
+            f"{path}: holds more than weights, and nothing of it was run; expected a checkpoint."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise InputError(f"{path}: can't be read ({error}); expected a whole checkpoint.") from error

@@ -18,6 +18,9 @@ from collections.abc import Iterable
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
+from torch.distributed.tensor import DTensor
+
+from monai_u2.engines.inspection import diverged
 
 
 class GradientClipping:
@@ -45,11 +48,9 @@ class GradientClipping:
             engine: the trainer.
 
         Raises:
-            RuntimeError: when the norm isn't finite.
+            NonFiniteError: when the norm isn't finite.
         """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not bool(torch.isfinite(norm)):
-            raise RuntimeError(
-                f"gradient norm {norm.item()} at iteration {engine.state.iteration}; lower the learning rate or check "
-                f"the data."
-            )
+            raise diverged("gradient norm", norm, engine, engine.state.batch)

@@ -24,63 +24,32 @@ from ignite.metrics import Average
 from monai.utils import CommonKeys
 
 from monai_u2.data.pairs import reference_path, write_reference
+from monai_u2.exceptions import InputError
+from monai_u2.losses.preference import PREFERENCE_STATISTICS
+from monai_u2.processes import number_of_processes
 
 logger = logging.getLogger(__name__)
 
 
-def preference_statistics(output: Mapping[str, torch.Tensor], beta: float) -> dict[str, torch.Tensor]:
-    """Rewards and their kin, one value a pair `(B,)`.
-
-    Args:
-        output: what a `PreferenceInferer` gives.
-        beta: of the loss; scales the rewards.
-
-    Returns:
-        `reward_chosen` and `reward_rejected` (β times the log-ratio of policy and reference), `reward_margin` (their
-        difference), `reward_accuracy` (1 where it is above 0), `kl` (how much less likely the answers, samples of the
-        reference, are under the policy: mean of both log-ratios with the sign exchanged), `log_prob_chosen` and
-        `log_prob_rejected` (a token), `length_chosen` and `length_rejected` (tokens).
-    """
-    values = {name: value.detach() for name, value in output.items()}
-    chosen = values["policy_chosen"] - values["reference_chosen"]
-    rejected = values["policy_rejected"] - values["reference_rejected"]
-    return {
-        "reward_chosen": beta * chosen,
-        "reward_rejected": beta * rejected,
-        "reward_margin": beta * (chosen - rejected),
-        "reward_accuracy": (chosen > rejected).double(),
-        "kl": -(chosen + rejected) / 2,
-        "log_prob_chosen": values["policy_chosen"] / values["chosen_lengths"],
-        "log_prob_rejected": values["policy_rejected"] / values["rejected_lengths"],
-        "length_chosen": values["chosen_lengths"].double(),
-        "length_rejected": values["rejected_lengths"].double(),
-    }
-
-
 class PreferenceStatistics:
-    """Mean of the loss and of :func:`preference_statistics` over an epoch and all processes, in the trainer's metrics.
+    """Mean of the loss and of :meth:`monai_u2.losses.ReportPreferenceLoss.statistics` over an epoch, in the trainer's
+    metrics.
 
     There MONAI's `StatsHandler`, TensorBoard and MLflow handlers find them. Attach it before them.
-
-    Args:
-        beta: of the loss.
     """
-
-    def __init__(self, beta: float) -> None:
-        self.beta = beta
 
     def attach(self, engine: Engine) -> None:
         """
         Args:
-            engine: a MONAI trainer with a `PreferenceInferer`, without decollating.
+            engine: a MONAI trainer with :class:`monai_u2.engines.MicroBatchIteration` and a `ReportPreferenceLoss`.
         """
-        Average(output_transform=lambda output: output[CommonKeys.LOSS].item()).attach(engine, "preference_loss")
-        names = ("reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy", "kl")
-        for name in (*names, "log_prob_chosen", "log_prob_rejected", "length_chosen", "length_rejected"):
-            Average(output_transform=self._mean(name)).attach(engine, name)
+        Average(output_transform=_value("loss")).attach(engine, "preference_loss")
+        for name in PREFERENCE_STATISTICS:
+            Average(output_transform=_value(name)).attach(engine, name)
 
-    def _mean(self, name: str) -> Callable[[Mapping[str, Mapping[str, torch.Tensor]]], float]:
-        return lambda output: preference_statistics(output[CommonKeys.PRED], self.beta)[name].mean().item()
+
+def _value(name: str) -> Callable[[Sequence[Mapping[str, torch.Tensor]]], float]:
+    return lambda output: output[0][name].item()
 
 
 class SaveReference:
@@ -102,7 +71,15 @@ class SaveReference:
         """
         Args:
             engine: a MONAI evaluator with a `PreferenceInferer`, without decollating.
+
+        Raises:
+            InputError: when several processes run, each of which would write the whole file.
         """
+        if number_of_processes() > 1:
+            raise InputError(
+                f"precompute_reference runs in {number_of_processes()} processes; expected one. Start it without "
+                "torchrun and multi_gpu_train.json."
+            )
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
@@ -138,10 +115,22 @@ class StopOnCollapse:
         self.max_fall = max_fall
         self.falls: deque[float] = deque(maxlen=window)
 
+    def state_dict(self) -> dict[str, list[float]]:
+        """The falls of the last steps."""
+        return {"falls": [*self.falls]}
+
+    def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
+        """
+        Args:
+            state: what :meth:`state_dict` gave.
+        """
+        self.falls.clear()
+        self.falls.extend(state["falls"])
+
     def attach(self, engine: Engine) -> None:
         """
         Args:
-            engine: a MONAI trainer with a `PreferenceInferer`, without decollating.
+            engine: a MONAI trainer with :class:`monai_u2.engines.MicroBatchIteration` and a `ReportPreferenceLoss`.
         """
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
@@ -150,9 +139,7 @@ class StopOnCollapse:
         Args:
             engine: the trainer.
         """
-        pair = engine.state.output[CommonKeys.PRED]
-        fall = (pair["reference_chosen"] - pair["policy_chosen"].detach()) / pair["chosen_lengths"]
-        self.falls.append(fall.mean().item())
+        self.falls.append(engine.state.output[0]["chosen_fall"].item())
         mean = sum(self.falls) / len(self.falls)
         if len(self.falls) == self.falls.maxlen and mean > self.max_fall:
             logger.warning(

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -21,20 +22,23 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from monai_u2.processes import gather_from_processes, number_of_processes, process_index
+
 
 class RNGState:
-    """State of Python's, NumPy's and PyTorch's global random number generators, as tensors and numbers.
+    """State of Python's, NumPy's and PyTorch's global random number generators of each process, as tensors and numbers.
 
     A new training is seeded when it starts. A loaded state is set when the first iteration starts, so that what is
     drawn until then, such as the seed of a loader's workers, doesn't count. Give the loader a generator of its own: it
     draws once an epoch. The transforms of a :class:`monai_u2.data.SeededDataset` have no state.
 
     Args:
-        seed: seed of a new training.
+        seed: seed of a new training; process i takes `seed + i`.
     """
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
+        self.seed = seed + process_index()
+        self.logger = logging.getLogger(__name__)
         self._loaded: Mapping[str, Any] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -47,22 +51,36 @@ class RNGState:
 
     def _start(self, engine: Engine) -> None:
         if self._loaded is None:
-            random.seed(self.seed)
-            np.random.seed(self.seed % 2**32)
-            torch.manual_seed(self.seed)
+            self._seed()
 
     def _restore(self, engine: Engine) -> None:
         if self._loaded is not None:
             set_rng_state(self._loaded)
             self._loaded = None
 
+    def _seed(self) -> None:
+        random.seed(self.seed)
+        np.random.seed(self.seed % 2**32)
+        torch.manual_seed(self.seed)
+
     def state_dict(self) -> dict[str, Any]:
-        """The generators' state now."""
-        return rng_state()
+        """The state of the generators of all processes now; each process has to call this."""
+        return {"processes": gather_from_processes(rng_state())}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take a state, to set it when the next iteration starts."""
-        self._loaded = state_dict
+        """Take a state, to set it when the next iteration starts.
+
+        With another number of processes, those without a state are seeded.
+        """
+        states = state_dict["processes"]
+        if len(states) != number_of_processes():
+            self.logger.warning(
+                "resumed by %d processes in place of %d: what is drawn at random isn't what it would have been.",
+                number_of_processes(),
+                len(states),
+            )
+        self._seed()
+        self._loaded = states[process_index()] if process_index() < len(states) else rng_state()
 
 
 def rng_state() -> dict[str, Any]:

@@ -23,13 +23,16 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from monai_u2.exceptions import InputError
-from monai_u2.handlers.checkpoint_files import TEMPORARY, read_checkpoint, write_checkpoint
+from monai_u2.handlers.checkpoint_files import TEMPORARY, check_checkpoint, read_checkpoint, write_checkpoint
+from monai_u2.networks.parallel import full_state, load_full_state
+from monai_u2.processes import gather_from_processes, process_index
 
 
 class TrainingCheckpoints:
     """Write everything that a training needs to go on: after each epoch, and every so many steps within it.
 
     Files are called `{prefix}_step={steps done}.pt`; they appear whole or not at all, and the last ones are kept.
+    With several processes the first one writes, and what it writes doesn't depend on their number.
 
     Args:
         folder: folder of the files; made where needed.
@@ -76,18 +79,26 @@ class TrainingCheckpoints:
             InputError: when there is nothing to resume, or it is damaged or of another training; when a new training
                 would write beside the files of an earlier one.
         """
+        path = gather_from_processes(self._prepare(resume, allow_previous) if process_index() == 0 else None)[0]
+        if path is not None:
+            self._load(engine, path)
+        if self.interval is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._within_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def _prepare(self, resume: bool, allow_previous: bool) -> Path | None:
+        """Clear away what a kill left, and return the file to resume from."""
         for unfinished in self.folder.glob(TEMPORARY.format(f"{self.prefix}_step=*.pt")):
             unfinished.unlink(missing_ok=True)
+        files = self.files()
         if resume:
-            self._resume(engine, allow_previous)
-        elif files := self.files():
+            return self._newest(files, allow_previous)
+        if files:
             raise InputError(
                 f"{files[-1]}: is of an earlier training; expected a folder without {self.prefix}_step=*.pt for a new "
                 "one. Go on with the earlier one by --resume True, give another --ckpt_dir, or delete it."
             )
-        if self.interval is not None:
-            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._within_epoch)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        return None
 
     def files(self) -> list[Path]:
         """The files in the folder, by the number of steps."""
@@ -103,7 +114,7 @@ class TrainingCheckpoints:
             self.save(engine)
 
     def save(self, engine: Engine) -> None:
-        """Write a file and delete the oldest ones.
+        """Write a file and delete the oldest ones; each process has to call this.
 
         Args:
             engine: the trainer.
@@ -112,13 +123,15 @@ class TrainingCheckpoints:
             InputError: when it can't be written.
         """
         path = self.folder / f"{self.prefix}_step={engine.state.iteration}.pt"
-        write_checkpoint(path, {name: part.state_dict() for name, part in self.state.items()})
+        content = {name: full_state(part) for name, part in self.state.items()}
+        if process_index():
+            return
+        write_checkpoint(path, content)
         for old in self.files()[: -self.keep]:
             old.unlink()
         self.logger.info("saved %s", path)
 
-    def _resume(self, engine: Engine, allow_previous: bool) -> None:
-        files = self.files()
+    def _newest(self, files: list[Path], allow_previous: bool) -> Path:
         if not files:
             raise InputError(
                 f"{self.folder}: nothing to resume from, no {self.prefix}_step=*.pt is there; give the ckpt_dir of the "
@@ -126,7 +139,7 @@ class TrainingCheckpoints:
             )
         path = files.pop()
         try:
-            content = read_checkpoint(path)
+            check_checkpoint(path)
         except InputError as error:
             if not files:
                 raise InputError(f"{error} No other is there: delete it and train again without --resume.") from error
@@ -138,11 +151,10 @@ class TrainingCheckpoints:
             os.replace(path, aside)
             self.logger.warning("%s It is kept as %s; going on from %s.", error, aside.name, files[-1].name)
             path = files.pop()
-            content = read_checkpoint(path)
-        self._load(engine, path, content)
-        self.logger.info("resumed from %s", path)
+        return path
 
-    def _load(self, engine: Engine, path: Path, content: Mapping[str, Any]) -> None:
+    def _load(self, engine: Engine, path: Path) -> None:
+        content = read_checkpoint(path)
         if content.keys() != self.state.keys():
             raise InputError(
                 f"{path}: holds {', '.join(content)}; expected {', '.join(self.state)}. Give the options that it was "
@@ -157,7 +169,7 @@ class TrainingCheckpoints:
             )
         for name, part in self.state.items():
             try:
-                part.load_state_dict(content[name])
+                load_full_state(part, content[name])
             except (RuntimeError, KeyError) as error:
                 lines = str(error).splitlines()[:3]
                 raise InputError(
@@ -165,3 +177,4 @@ class TrainingCheckpoints:
                     "that it was trained with."
                 ) from error
         engine.state.max_epochs = asked
+        self.logger.info("resumed from %s", path)

@@ -24,13 +24,14 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from monai_u2.metrics.findings import finding_table, micro_f1
+from monai_u2.processes import gather_from_processes, process_index
 
 
 class ValidationTable:
     """After each validation: findings named against findings there, by kind, and some reports beside their references.
 
-    Logged, and written to `validation.json` in `output_dir` (replaced each time). With several processes each one
-    would see its own cases only, so it belongs on a single process.
+    Logged, and written to `validation.json` in `output_dir` (replaced each time). With several processes, each
+    has to have the handler: the first one writes the table of all cases.
 
     Args:
         labels: finding labels in the vectors' order.
@@ -90,14 +91,20 @@ class ValidationTable:
                 self._examples.append({"reference": case[self.answer_key], "report": output[self.report_key]})
 
     def _report(self, engine: Engine) -> None:
-        predicted, reference = np.stack(self._predicted), np.stack(self._reference)
+        collected = (self._predicted, self._reference, self._examples, self._reports, self._cut_off)
+        of_processes = list(zip(*gather_from_processes(collected)))
+        if process_index():
+            return
+        predicted, reference = (np.stack([case for part in parts for case in part]) for parts in of_processes[:2])
+        examples = [example for part in of_processes[2] for example in part][: self.num_examples]
+        num_reports, cut_off = len(set().union(*of_processes[3])), sum(of_processes[4])
         rows = finding_table(predicted, reference, self.labels)
         lines = [f"{'finding':<24}{'present':>9}{'named':>7}{'precision':>11}{'recall':>8}{'F1':>7}"]
         lines += [
             f"{r['finding']:<24}{r['present']:>9}{r['named']:>7}{r['precision']:>11.2f}{r['recall']:>8.2f}{r['f1']:>7.2f}"
             for r in rows
         ]
-        for i, example in enumerate(self._examples, start=1):
+        for i, example in enumerate(examples, start=1):
             lines += [f"--- example {i}, reference:", example["reference"], "--- report:", example["report"]]
         title = f"validation of {len(predicted)} cases at epoch {engine.state.epoch}"
         summary: dict[str, Any] = {
@@ -107,11 +114,11 @@ class ValidationTable:
             "findings": rows,
         }
         if self.report_key is not None:
-            title += f", {len(self._reports)} distinct reports, {self._cut_off} cut off"
+            title += f", {num_reports} distinct reports, {cut_off} cut off"
             summary |= {
-                "distinct_reports": len(self._reports),
-                "cut_off_reports": self._cut_off,
-                "examples": self._examples,
+                "distinct_reports": num_reports,
+                "cut_off_reports": cut_off,
+                "examples": examples,
             }
         self.logger.info("%s\n%s", title, "\n".join(lines))
         self.output_dir.mkdir(parents=True, exist_ok=True)

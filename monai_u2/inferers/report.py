@@ -18,9 +18,14 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 
+from monai_u2.networks.parallel import unwrapped
+
 
 class ReportInferer(Inferer):
     """Generate the answer's tokens for each prompt.
+
+    Processes don't wait for each other: a model that is sharded over them needs
+    :class:`monai_u2.handlers.WholeWeights`.
 
     Args:
         generation: options of `transformers` generation, such as `max_new_tokens` or `do_sample`.
@@ -39,6 +44,6 @@ class ReportInferer(Inferer):
         Returns:
             New token ids `(R, new)`, without the prompts.
         """
-        model = getattr(network, "module", network)
-        ids = model.generate(inputs, *args, **kwargs, **self.generation)
+        model = unwrapped(network)
+        ids = model.generate(inputs, *args, synced_gpus=False, **kwargs, **self.generation)
         return ids[:, kwargs["input_ids"].shape[1] :]

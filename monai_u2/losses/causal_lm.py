@@ -23,7 +23,7 @@ from monai_u2.losses.findings import FindingLoss
 from monai_u2.networks.u2llm import U2LLMOutput
 
 
-def causal_lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def causal_lm_loss(logits: torch.Tensor, labels: torch.Tensor, num_answers: torch.Tensor | None = None) -> torch.Tensor:
     """Cross-entropy of the next token: mean over each answer, then over the answers.
 
     A mean over all tokens would leave a yes or no a fiftieth of what a whole report has, whatever the weights of the
@@ -32,6 +32,8 @@ def causal_lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Args:
         logits: `(B, L, V)`.
         labels: `(B, L)`, -100 where nothing is trained on.
+        num_answers: number by which the sum over the answers is divided, where these are a part of them; by default
+            their own.
 
     Returns:
         Scalar.
@@ -45,7 +47,13 @@ def causal_lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     # transposed: cross_entropy takes the classes as the second axis
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), targets, ignore_index=-100, reduction="none")
     counts = (targets != -100).sum(dim=1)
-    return (losses.sum(dim=1) / counts.clamp(min=1)).sum() / (counts > 0).sum()
+    num_answers = count_answers(labels) if num_answers is None else num_answers
+    return (losses.sum(dim=1) / counts.clamp(min=1)).sum() / num_answers
+
+
+def count_answers(labels: torch.Tensor) -> torch.Tensor:
+    """Number of rows of labels `(B, L)` with a token that is trained on, a scalar."""
+    return (labels[:, 1:] != -100).any(dim=1).sum()
 
 
 class ReportLoss(nn.Module):
@@ -59,12 +67,34 @@ class ReportLoss(nn.Module):
         super().__init__()
         self.findings = findings if findings is not None and findings.active else None
 
-    def forward(self, output: U2LLMOutput, targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def normalizers(self, targets: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the means of the loss divide by. Those of the parts of a batch add up to the batch's own, so that losses
+        of the parts, divided by the sums, add up to the batch's loss.
+
+        Args:
+            targets: see :meth:`forward`.
+
+        Returns:
+            name -> number, a scalar tensor.
+
+        Raises:
+            ValueError: when the finding supervision asks for what the targets lack.
+        """
+        counts = {"answers": count_answers(targets["labels"])}
+        return counts if self.findings is None else counts | self.findings.normalizers(targets)
+
+    def forward(
+        self,
+        output: U2LLMOutput,
+        targets: Mapping[str, torch.Tensor],
+        normalizers: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             output: the network's output, with finding logits where findings are supervised.
             targets: `labels (R, L)`, `slab_mask (B, T)`, `image_index (R,)` (question r's volume), and the
                 truth that the finding supervision asks for.
+            normalizers: of the batch that these cases are a part of; by default their own.
 
         Returns:
             Scalar.
@@ -72,7 +102,8 @@ class ReportLoss(nn.Module):
         Raises:
             ValueError: when the supervision asks for what the network or the targets lack.
         """
-        loss = causal_lm_loss(output.logits, targets["labels"])
+        normalizers = self.normalizers(targets) if normalizers is None else normalizers
+        loss = causal_lm_loss(output.logits, targets["labels"], normalizers["answers"])
         if self.findings is None:
             return loss
-        return loss + self.findings(output.finding_logits, targets, output.image_token_finding_logits)
+        return loss + self.findings(output.finding_logits, targets, output.image_token_finding_logits, normalizers)

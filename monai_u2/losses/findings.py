@@ -65,11 +65,42 @@ class FindingLoss(nn.Module):
         """Whether any term has a weight."""
         return bool(self.patch_weight or self.slab_weight or self.volume_weight)
 
+    def normalizers(self, targets: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the means of the terms divide by; those of the parts of a batch add up to the batch's own.
+
+        Args:
+            targets: see :meth:`forward`.
+
+        Returns:
+            name -> number, a scalar tensor.
+
+        Raises:
+            ValueError: when a weight asks for what the targets lack.
+        """
+        for key, weight in self._needed():
+            if weight and key not in targets:
+                raise ValueError(
+                    f"finding supervision with weight {weight} needs {key!r} in the batch; set the weight to 0."
+                )
+        counts: dict[str, torch.Tensor] = {}
+        if self.patch_weight:
+            patches = self._positive(targets).sum(dim=(1, 2))
+            counts |= {"present_findings": (patches > 0).sum(), "positive_patches": patches.sum()}
+        if self.slab_weight:
+            counts["certain_slabs"] = self._certain_slabs(targets).sum()
+        if self.volume_weight:
+            truth = targets["findings"]
+            questions = len(targets.get("image_index", truth))
+            counts["volume_findings"] = torch.tensor(truth.numel(), device=truth.device)
+            counts["question_findings"] = torch.tensor(questions * truth.shape[1], device=truth.device)
+        return counts
+
     def forward(
         self,
         logits: torch.Tensor | None,
         targets: Mapping[str, torch.Tensor],
         token_logits: torch.Tensor | None = None,
+        normalizers: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """
         Args:
@@ -77,6 +108,7 @@ class FindingLoss(nn.Module):
             targets: `slab_mask (B, T)`, and the truth that the weights ask for.
             token_logits: per question and image token `(R, Q, F)`; the volume term then counts them too. Question r
                 asks about volume `targets["image_index"][r]`, or about volume r without that key.
+            normalizers: of the batch that these cases are a part of; by default their own.
 
         Returns:
             Scalar.
@@ -86,55 +118,61 @@ class FindingLoss(nn.Module):
         """
         if logits is None:
             raise ValueError("finding supervision needs a network with num_findings above 0; set its weights to 0.")
-        self._check(logits, targets)
-        logits, slab_mask = logits.float(), targets["slab_mask"]
-        loss = logits.new_zeros(())
-        if self.patch_weight:
-            loss = loss + self.patch_weight * self._patch_loss(logits, targets["patch_findings"], slab_mask)
-        if self.slab_weight:
-            loss = loss + self.slab_weight * self._slab_loss(logits, targets["patch_findings"], slab_mask)
-        if self.volume_weight:
-            truth = targets["findings"]
-            terms = [(volume_finding_logits(logits, slab_mask), truth)]
-            if token_logits is not None:
-                asked = truth[targets["image_index"]] if "image_index" in targets else truth
-                terms.append((token_logits.float().amax(dim=1), asked))
-            for volume, findings in terms:
-                loss = loss + self.volume_weight * F.binary_cross_entropy_with_logits(volume, findings)
-        return loss
-
-    def _check(self, logits: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> None:
-        needed = (
-            ("patch_findings", self.patch_weight or self.slab_weight),
-            ("findings", self.volume_weight),
-        )
-        for key, weight in needed:
-            if not weight:
-                continue
-            if key not in targets:
-                raise ValueError(
-                    f"finding supervision with weight {weight} needs {key!r} in the batch; set the weight to 0."
-                )
-            if targets[key].shape[-1] != logits.shape[-1]:
+        counts = self.normalizers(targets) if normalizers is None else normalizers
+        counts = {name: count.clamp(min=1) for name, count in counts.items()}
+        for key, weight in self._needed():
+            if weight and targets[key].shape[-1] != logits.shape[-1]:
                 raise ValueError(
                     f"{key} {tuple(targets[key].shape)} has {targets[key].shape[-1]} findings, the network's finding "
                     f"head {logits.shape[-1]}: both must follow from the same finding_labels."
                 )
+        logits, slab_mask = logits.float(), targets["slab_mask"]
+        loss = logits.new_zeros(())
+        if self.patch_weight:
+            loss = loss + self.patch_weight * self._patch_loss(logits, targets, counts)
+        if self.slab_weight:
+            loss = loss + self.slab_weight * self._slab_loss(logits, targets, counts)
+        if self.volume_weight:
+            truth = targets["findings"]
+            terms = [(volume_finding_logits(logits, slab_mask), truth, counts["volume_findings"])]
+            if token_logits is not None:
+                asked = truth[targets["image_index"]] if "image_index" in targets else truth
+                terms.append((token_logits.float().amax(dim=1), asked, counts["question_findings"]))
+            for volume, findings, count in terms:
+                summed = F.binary_cross_entropy_with_logits(volume, findings, reduction="sum")
+                loss = loss + self.volume_weight * summed / count
+        return loss
 
-    def _patch_loss(self, logits: torch.Tensor, truth: torch.Tensor, slab_mask: torch.Tensor) -> torch.Tensor:
-        positive = (truth == 1) & slab_mask[:, :, None, None]
-        negative = (truth == 0) & slab_mask[:, :, None, None]
+    def _needed(self) -> tuple[tuple[str, float], ...]:
+        """Key of the targets and the weight that asks for it."""
+        return (("patch_findings", self.patch_weight or self.slab_weight), ("findings", self.volume_weight))
+
+    def _patch_loss(
+        self, logits: torch.Tensor, targets: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        positive = self._positive(targets)
+        negative = (targets["patch_findings"] == 0) & targets["slab_mask"][:, :, None, None]
         target = positive.to(logits.dtype)
         focal = self.focal(logits.flatten(0, 2), target.flatten(0, 2)).view_as(logits)
         patches = positive.sum(dim=(1, 2))  # (B, F) positive patches of each finding
-        present = (patches > 0).sum().clamp(min=1)
-        positive_loss = ((focal * positive).sum(dim=(1, 2)) / patches.clamp(min=1)).sum() / present
-        return positive_loss + (focal * negative).sum() / patches.sum().clamp(min=1)
+        positive_loss = ((focal * positive).sum(dim=(1, 2)) / patches.clamp(min=1)).sum() / counts["present_findings"]
+        return positive_loss + (focal * negative).sum() / counts["positive_patches"]
+
+    def _slab_loss(
+        self, logits: torch.Tensor, targets: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        positive = (targets["patch_findings"] == 1).any(dim=2).to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits.amax(dim=2), positive, reduction="none")
+        return (loss * self._certain_slabs(targets)).sum() / counts["certain_slabs"]
 
     @staticmethod
-    def _slab_loss(logits: torch.Tensor, truth: torch.Tensor, slab_mask: torch.Tensor) -> torch.Tensor:
-        positive = (truth == 1).any(dim=2)
-        certain = positive | (truth == 0).all(dim=2)
-        counted = (certain & slab_mask[:, :, None]).to(logits.dtype)
-        loss = F.binary_cross_entropy_with_logits(logits.amax(dim=2), positive.to(logits.dtype), reduction="none")
-        return (loss * counted).sum() / counted.sum().clamp(min=1)
+    def _positive(targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Patches that a finding fills, boolean `(B, T, N, F)`."""
+        return (targets["patch_findings"] == 1) & targets["slab_mask"][:, :, None, None]
+
+    @staticmethod
+    def _certain_slabs(targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Slabs of which it is known whether a finding is there, boolean `(B, T, F)`."""
+        truth = targets["patch_findings"]
+        certain = (truth == 1).any(dim=2) | (truth == 0).all(dim=2)
+        return certain & targets["slab_mask"][:, :, None]

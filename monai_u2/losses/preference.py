@@ -22,6 +22,18 @@ import torch.nn.functional as F
 
 from monai_u2.networks.attention import checked_option
 
+PREFERENCE_STATISTICS = (
+    "reward_chosen",
+    "reward_rejected",
+    "reward_margin",
+    "reward_accuracy",
+    "kl",
+    "log_prob_chosen",
+    "log_prob_rejected",
+    "chosen_fall",
+    "length_chosen",
+    "length_rejected",
+)
 LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust", "apo_zero")
 
 
@@ -77,6 +89,8 @@ class PreferenceLoss(nn.Module):
         reference_rejected: torch.Tensor,
         chosen_lengths: torch.Tensor | None = None,
         rejected_lengths: torch.Tensor | None = None,
+        num_pairs: torch.Tensor | None = None,
+        num_chosen_tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
@@ -86,6 +100,8 @@ class PreferenceLoss(nn.Module):
             reference_rejected: likewise `(B,)`.
             chosen_lengths: number of tokens of each chosen answer `(B,)`; needed by `"ipo"` and `sft_weight`.
             rejected_lengths: likewise `(B,)`; needed by `"ipo"`.
+            num_pairs: of the batch that these pairs are a part of, whose parts' losses add up; by default B.
+            num_chosen_tokens: likewise the tokens of its chosen answers; by default the sum of `chosen_lengths`.
 
         Returns:
             Scalar, mean over the pairs.
@@ -104,9 +120,11 @@ class PreferenceLoss(nn.Module):
         if missing := sorted({name for name in needed if given[name] is None}):
             raise ValueError(f"loss_type {self.loss_type!r} with sft_weight {self.sft_weight} needs {missing}.")
         chosen, rejected = policy_chosen - reference_chosen, policy_rejected - reference_rejected
-        loss = self._loss(chosen, rejected, chosen_lengths, rejected_lengths).mean()
+        losses = self._loss(chosen, rejected, chosen_lengths, rejected_lengths)
+        loss = losses.sum() / (len(losses) if num_pairs is None else num_pairs)
         if self.sft_weight:
-            loss = loss - self.sft_weight * policy_chosen.sum() / chosen_lengths.sum()
+            num_chosen_tokens = chosen_lengths.sum() if num_chosen_tokens is None else num_chosen_tokens
+            loss = loss - self.sft_weight * policy_chosen.sum() / num_chosen_tokens
         return loss
 
     def _loss(
@@ -129,7 +147,9 @@ class PreferenceLoss(nn.Module):
 
 
 class ReportPreferenceLoss(nn.Module):
-    """A :class:`PreferenceLoss` as a MONAI trainer calls it, with what a `PreferenceInferer` gives.
+    """A :class:`PreferenceLoss` as :class:`monai_u2.engines.MicroBatchIteration` calls it.
+
+    It takes what a `PreferenceInferer` gives.
 
     Args:
         loss: the loss of log-probabilities.
@@ -139,13 +159,67 @@ class ReportPreferenceLoss(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, output: Mapping[str, torch.Tensor], targets: Any = None) -> torch.Tensor:
+    def normalizers(self, targets: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the means of the loss divide by, see :meth:`monai_u2.losses.ReportLoss.normalizers`.
+
+        Args:
+            targets: `labels (2 B, L)` of the pairs' answers, chosen, rejected, chosen, …
+
+        Returns:
+            `num_pairs` and `num_chosen_tokens`, scalar tensors.
+        """
+        chosen = targets["labels"][0::2]
+        return {"num_pairs": torch.tensor(len(chosen)), "num_chosen_tokens": (chosen[:, 1:] != -100).sum()}
+
+    def forward(
+        self,
+        output: Mapping[str, torch.Tensor],
+        targets: Any = None,
+        normalizers: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             output: the arguments of :meth:`PreferenceLoss.forward`.
             targets: not used; the answers are part of the output.
+            normalizers: of the batch that these pairs are a part of; by default their own.
 
         Returns:
             Scalar.
         """
-        return self.loss(**output)
+        return self.loss(**output, **(normalizers or {}))
+
+    @torch.no_grad()
+    def statistics(
+        self, output: Mapping[str, torch.Tensor], normalizers: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """What is watched of a batch; the values of its parts add up.
+
+        Args:
+            output: the arguments of :meth:`PreferenceLoss.forward`.
+            normalizers: of the batch that these pairs are a part of.
+
+        Returns:
+            Means over the pairs, scalars: `reward_chosen` and `reward_rejected` (β times the log-ratio of policy and
+            reference), `reward_margin` (their difference), `reward_accuracy` (share of pairs where it is above 0), `kl`
+            (how much less likely the answers, samples of the reference, are under the policy: mean of both log-ratios
+            with the sign exchanged), `log_prob_chosen` and `log_prob_rejected` (a token), `chosen_fall` (how much less
+            likely the chosen answers are than under the reference, nats a token), `length_chosen` and
+            `length_rejected` (tokens).
+        """
+        beta = self.loss.beta
+        chosen = output["policy_chosen"] - output["reference_chosen"]
+        rejected = output["policy_rejected"] - output["reference_rejected"]
+        of_pairs = (
+            beta * chosen,
+            beta * rejected,
+            beta * (chosen - rejected),
+            chosen > rejected,
+            -(chosen + rejected) / 2,
+            output["policy_chosen"] / output["chosen_lengths"],
+            output["policy_rejected"] / output["rejected_lengths"],
+            -chosen / output["chosen_lengths"],
+            output["chosen_lengths"],
+            output["rejected_lengths"],
+        )
+        sums = (values.double().sum() for values in of_pairs)
+        return {name: value / normalizers["num_pairs"] for name, value in zip(PREFERENCE_STATISTICS, sums)}

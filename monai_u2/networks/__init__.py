@@ -38,10 +38,12 @@ _NAMES: dict[str, str] = {
     "convert_official": "official_checkpoints",
     "file_sha256": "checkpoints",
     "load_model_weights": "checkpoints",
+    "distribute": "parallel",
     "load_vision_checkpoint": "checkpoints",
     "prepare_finetuning": "finetuning",
     "relative_windows": "vit3d",
     "u2_tokenizer_paper": "paper_u2_tokenizer",
+    "unwrapped": "parallel",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 import torch.nn as nn
 
 from monai_u2.exceptions import InputError
+from monai_u2.networks.parallel import full_state, unwrapped, whole_tensor
 
 LANGUAGE_MODEL = "model.language_model"
 # options of LoRA that change more than a weight by a product of two matrices
@@ -39,7 +41,8 @@ def prepare_finetuning(
         network: a :class:`U2LLM`; changed in place.
         lora: arguments of `peft.LoraConfig`, such as `{"r": 16, "target_modules": ["q_proj", "v_proj"]}`: low-rank
             adapters in the language model, whose own weights are frozen; elsewhere none are put. None for no adapters.
-        frozen: names of modules that aren't trained, such as `model.vision_tower`; they stay in evaluation mode, so
+        frozen: names of modules or parameters that aren't trained, or patterns of them as in file names, such as
+            `model.vision_tower`, `model.language_model.layers.[0-7]` or `*.bias`. Modules stay in evaluation mode, so
             that batch normalization keeps its statistics too.
         activation_checkpointing: compute activations of vision tower, tokenizer and language model again in the
             backward pass, in place of holding them.
@@ -48,26 +51,41 @@ def prepare_finetuning(
         The network.
 
     Raises:
-        InputError: when `lora` holds no options of LoRA, a name isn't one of the model's modules, no layer of the
-            language model has a name of `target_modules`, or adapters couldn't be merged into the weights.
+        InputError: when `lora` holds no options of LoRA, a name or pattern fits nothing of the model or nothing of it
+            is left to train, no layer of the language model has a name of `target_modules`, or adapters couldn't be
+            merged into the weights.
     """
     if lora is not None:
         if not isinstance(lora, Mapping):
             raise InputError(f"lora is {lora!r}; expected options of peft.LoraConfig, such as {{'r': 16}}, or null.")
         _add_lora(network, dict(lora))
-    modules = {name: module for name, module in network.named_modules() if name}
-    for name in [frozen] if isinstance(frozen, str) else frozen:
-        if name not in modules:
-            tops = [key for key in modules if key.count(".") == 1 and key.startswith("model.")]
-            raise InputError(f"frozen {name!r} is no module of the model; expected names such as {', '.join(tops)}.")
-        for inner, parameter in modules[name].named_parameters():
-            if ".lora_" not in inner:  # adapters are what is trained of a language model that is frozen
-                parameter.requires_grad_(False)
-        modules[name].register_forward_pre_hook(_stay_in_evaluation_mode)
+    for pattern in [frozen] if isinstance(frozen, str) else frozen:
+        _freeze(network, pattern)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise InputError(f"frozen {frozen!r} leaves nothing to train; leave a part of the model out of it.")
     if activation_checkpointing:
         # transformers 5.23 gave it this name
         getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)()
     return network
+
+
+def _freeze(network: nn.Module, pattern: str) -> None:
+    modules = {name: module for name, module in network.named_modules() if name}
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    of_modules = [name for name in modules if fnmatchcase(name, pattern)]
+    fitting = {name for name in parameters if fnmatchcase(name, pattern)}
+    if not of_modules and not fitting:
+        tops = [key for key in modules if key.count(".") == 1 and key.startswith("model.")]
+        raise InputError(
+            f"frozen {pattern!r} is no module or parameter of the model, nor a pattern of them; expected names such as "
+            f"{', '.join(tops)}."
+        )
+    for name in of_modules:
+        modules[name].register_forward_pre_hook(_stay_in_evaluation_mode)
+        fitting |= {f"{name}.{inner}" for inner, _ in modules[name].named_parameters()}
+    for name in fitting:
+        if ".lora_" not in name:  # adapters are what is trained of a language model that is frozen
+            parameters[name].requires_grad_(False)
 
 
 def _stay_in_evaluation_mode(module: nn.Module, inputs: Any) -> None:
@@ -154,7 +172,7 @@ class MergedWeights:
     So `model.pt` loads where no adapters are known; the model itself stays as it is.
 
     Args:
-        network: a :class:`U2LLM`, or one in DistributedDataParallel.
+        network: a :class:`U2LLM`, also one that is distributed over processes; each of them has to ask for the weights.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -163,16 +181,18 @@ class MergedWeights:
     @torch.no_grad()
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The merged weights; the model's own tensors where it has no adapters."""
-        network = getattr(self.network, "module", self.network)
+        network, state = unwrapped(self.network), full_state(self.network)
         if not getattr(network, "peft_config", None):
-            return network.state_dict()
+            return state
         from peft.tuners.lora import LoraLayer
 
         merged = {
-            f"{name}.weight": module.base_layer.weight
-            + module.get_delta_weight(module.active_adapters[0]).to(module.base_layer.weight.dtype)
+            f"{name}.weight": whole_tensor(
+                module.base_layer.weight
+                + module.get_delta_weight(module.active_adapters[0]).to(module.base_layer.weight.dtype)
+            )
             for name, module in network.named_modules()
             if isinstance(module, LoraLayer)
         }
-        state = {key: value for key, value in network.state_dict().items() if ".lora_" not in key}
+        state = {key: value for key, value in state.items() if ".lora_" not in key}
         return {key.replace(".base_layer.", "."): value for key, value in state.items()} | merged

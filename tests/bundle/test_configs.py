@@ -60,7 +60,7 @@ SHARED_WITH_PRETRAINING = (
     "target_transforms",
     "lr_scheduler",
     "random_state",
-    "training",
+    "run_record",
     "run",
 )
 
@@ -81,20 +81,27 @@ def test_pretraining_shares_its_blocks(bundle: Path) -> None:
         key: tuning[key] for key in SHARED_WITH_PRETRAINING
     }
     assert pretraining["initialize"][-1] == tuning["initialize"][-1]
+    assert pretraining["training"][-3:] == tuning["training"][-3:]
     for key in ("dataset", "sampler", "dataloader", "inferer", "trainer"):
         mine, theirs = pretraining["train"][key], tuning["train"][key]
-        if key == "trainer":
-            mine, theirs = ({k: v for k, v in block.items() if k != "prepare_batch"} for block in (mine, theirs))
+        # the contrast is between all cases of a batch, which can't be cut up
+        own = ("prepare_batch", "iteration_update", "decollate", "collate_fn", "lengths")
+        if key != "inferer":
+            mine, theirs = ({k: v for k, v in block.items() if k not in own} for block in (mine, theirs))
         assert mine == theirs, key
 
 
 def test_preference_optimization_shares_its_blocks(bundle: Path) -> None:
     preferences, tuning = config(bundle, "dpo.json"), config(bundle, "sft.json")
     shared = (*SHARED, "phantom", "phantoms", "validation_records", "steps_per_epoch", "lr_scheduler", "validate")
-    shared += ("random_state", "checkpoints", "training", "run")
+    shared += ("random_state", "network", "ema", "evaluated_network", "early_stopping", "run")
     assert {key: preferences[key] for key in shared} == {key: tuning[key] for key in shared}
     assert preferences["initialize"][-1] == tuning["initialize"][-1]
+    assert preferences["training"][1:] == tuning["training"][1:]
     assert preferences["train"]["dataloader"] == tuning["train"]["dataloader"]
+    state = preferences["checkpoints"]["state"]
+    assert state == {**tuning["checkpoints"]["state"], "collapse_stop": "@collapse_stop"}
+    assert [*state][-1] == "best_model"
 
 
 SHARED_WITH_PREFERENCES = (*SHARED, "dataset_dir", "checkpoint", "text_tokenizer_dir", "prompt_transforms")
@@ -162,6 +169,7 @@ def test_top_level_configs_are_the_bundles(bundle: Path) -> None:
         "configs/judges/chat.json",
         "configs/judges/green.json",
         "configs/inference.json",
+        "configs/multi_gpu_train.json",
         "configs/metadata.json",
     ],
 )

@@ -22,8 +22,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from monai_u2.data import generate_phantoms, load_records, write_records
-from monai_u2.networks import file_sha256
+from monai_u2.data import load_records, write_records
 
 SMALL = {
     "phantom#num_train": 4,
@@ -50,24 +49,6 @@ def run(bundle: Path, pairs: Path, output: Path, *more: str, run_id: str = "trai
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def pairs(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of each case against that of the next."""
-    folder = tmp_path_factory.mktemp("pairs")
-    files = generate_phantoms(folder / "phantom", 4, 2, 0, questions_per_case=20, num_workers=0, progress=False)
-    reports = [record for record in load_records(files["train"]) if record.get("kind") == "report"]
-    reports = list({record["image"]: record for record in reports}.values())
-    assert len(reports) == 4
-    model = file_sha256(bundle / "models" / "model.pt")
-    scores = {"chosen_score": 1.0, "rejected_score": 0.0, "judge": "by hand", "model_sha256": model}
-    made = [
-        {**record, "chosen": record["answer"], "rejected": other["answer"], **scores}
-        for record, other in zip(reports, reports[1:] + reports[:1])
-    ]
-    write_records(folder / "pairs.jsonl", made)
-    return folder / "pairs.jsonl"
 
 
 def test_properties_are_all_there(bundle: Path, pairs: Path, tmp_path: Path) -> None:

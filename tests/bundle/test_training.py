@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 SMALL = {
     "phantom#num_train": 4,
@@ -75,6 +76,11 @@ def test_training_writes_model_checkpoint_table_and_tracking(uninterrupted: Path
     validation = json.loads((uninterrupted / "validation.json").read_text())
     assert validation["cases"] == 2 and len(validation["examples"]) == 2
     assert (uninterrupted / "mlruns.db").is_file()
+    client = MlflowClient(tracking_uri=f"sqlite:///{uninterrupted}/mlruns.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("monai_experiment").experiment_id])
+    record = json.loads((uninterrupted / "run.json").read_text())
+    assert run.data.tags["sha256.train_records"] == record["sha256"]["train_records"]
+    assert run.data.metrics["train_loss"] > 0 and run.data.metrics["tokens_per_second"] > 0
     assert list(uninterrupted.glob("config_*.json"))
 
 
@@ -124,6 +130,35 @@ def test_a_killed_training_goes_on_bit_for_bit(bundle: Path, data: Path, tmp_pat
     assert losses.read_text().splitlines() == [*lines[:7], *lines[6:]] and len(set(lines)) == 8
     models = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "broken")]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_options_are_taken_up_and_resumed(bundle: Path, data: Path, tmp_path: Path) -> None:
+    """The average of the weights is validated and saved; F1 stays 0, so that the second validation is the last one."""
+    options = ["--ema_decay", "0.5", "--early_stopping_patience", "1", "--tensorboard", "True", "--val_interval", "1"]
+    options += ["--group_by_length", "True", "--micro_batch_size", "1", "--frozen", "['model.vision_tower.*']"]
+    options += ["--tokenizer_learning_rate", "0.0", "--checkpoint_interval", "1"]
+    log = run(bundle.parents[1], bundle, tmp_path, data, *options, "--max_epochs", "4")
+    assert "tokens_per_second" in log and list((tmp_path / "tensorboard").glob("events.*"))
+    first, last = (torch.load(tmp_path / f"checkpoint_step={step}.pt", weights_only=True) for step in (3, 4))
+    assert not (tmp_path / "checkpoint_step=5.pt").exists()
+    model = torch.load(tmp_path / "model.pt", weights_only=True)  # of the first epoch's validation
+    for name, average in first["ema"].items():
+        # half of the average of the step before, which was saved, and half of the third step's weights
+        expected = (model[name].double() + first["network"][name].double()) / 2
+        torch.testing.assert_close(average.double(), expected, rtol=1e-4, atol=1e-6, msg=name)
+    moved = [name for name, value in last["network"].items() if not torch.equal(value, first["network"][name])]
+    assert {".".join(name.split(".")[:2]) for name in moved} == {
+        "model.image_token_finding_head",
+        "model.language_model",
+        "lm_head.weight",
+        "model.finding_head",
+    }
+    assert last["early_stopping"]["counter"] == 1
+    (tmp_path / "checkpoint_step=4.pt").unlink()
+    log = run(bundle.parents[1], bundle, tmp_path, data, *options, "--max_epochs", "4", "--resume", "True")
+    again = torch.load(tmp_path / "checkpoint_step=4.pt", weights_only=True)
+    assert all(torch.equal(value, again["ema"][name]) for name, value in last["ema"].items())
+    assert not (tmp_path / "checkpoint_step=5.pt").exists()
 
 
 def test_fewer_cases_than_a_batch_are_an_error(bundle: Path, data: Path, tmp_path: Path) -> None:

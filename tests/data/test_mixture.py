@@ -22,6 +22,7 @@ from monai_u2.data import (
     check_finding_labels,
     check_mixture,
     check_training_cases,
+    conversation_lengths,
     group_by_image,
     presence_questions,
     validation_reports,
@@ -190,3 +191,13 @@ def test_presence_questions_refuse_what_they_cannot_word() -> None:
     )
     with pytest.raises(ValueError, match=r"wording 'Is there one\?' must contain {name}"):
         presence_questions(CT_RATE_LABELS, [], wording="Is there one?")
+
+
+def test_length_of_the_longest_conversation_that_is_drawn() -> None:
+    conversations = [
+        {"question": "abc", "answer": "d", "kind": "side"},
+        {"question": "ab", "answer": "cdef"},
+        {"question": "a" * 50, "answer": "b", "kind": "region"},
+    ]
+    cases = [{"conversations": conversations}, {"conversations": conversations[:1]}]
+    assert conversation_lengths(cases, {"report": 1, "side": 0.5, "region": 0}) == [6, 4]

@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -40,6 +43,23 @@ def test_an_epoch_goes_on_from_any_batch() -> None:
     assert list(sampler) == whole[2:] and len(sampler) == 3
 
 
+def test_cases_of_similar_length_share_a_batch() -> None:
+    lengths = np.random.default_rng(0).integers(1, 1000, 211)
+    grouped = ResumableBatchSampler(211, 4, seed=1, lengths=lengths.tolist())
+    plain = ResumableBatchSampler(211, 4, seed=1)
+
+    def padding(batches: np.ndarray) -> int:
+        of_batches = lengths[batches]
+        return int((of_batches.max(axis=1, keepdims=True) - of_batches).sum())
+
+    assert grouped.batches(1).shape == plain.batches(1).shape == (52, 4)
+    assert set(grouped.batches(1).ravel()) == set(plain.batches(1).ravel())
+    assert padding(grouped.batches(1)) < 0.2 * padding(plain.batches(1))
+    assert {frozenset(batch) for batch in grouped.batches(1)}.isdisjoint(map(frozenset, grouped.batches(2)))
+    longest = lengths[grouped.batches(1)].max(axis=1)
+    assert abs(np.corrcoef(np.arange(52), longest)[0, 1]) < 0.4  # in a shuffled order
+
+
 def test_batches_of_other_settings_are_refused() -> None:
     state = ResumableBatchSampler(11, 3, seed=5).state_dict()
     ResumableBatchSampler(11, 3, seed=5).load_state_dict(state)
@@ -47,3 +67,22 @@ def test_batches_of_other_settings_are_refused() -> None:
         ResumableBatchSampler(12, 3, seed=5).load_state_dict(state)
     with pytest.raises(InputError, match="batch_size is 4, the data has 3 cases"):
         ResumableBatchSampler(3, 4, seed=5)
+
+
+def shared() -> list[list[tuple[int, int]]]:
+    return list(ResumableBatchSampler(13, 6, seed=5))
+
+
+def uneven() -> str:
+    with pytest.raises(InputError) as caught:
+        ResumableBatchSampler(13, 4, seed=5)
+    return str(caught.value)
+
+
+def test_processes_share_each_batch(in_processes: Callable[..., list[Any]]) -> None:
+    for number in (2, 3):
+        shares = in_processes(number, shared)
+        assert all(len(batch) == 6 // number for share in shares for batch in share)
+        batches = [sorted(key for share in shares for key in share[i]) for i in range(2)]
+        assert batches == [sorted(batch) for batch in shared()]
+    assert "batch_size is 4, which 3 processes can't share evenly" in in_processes(3, uneven)[0]

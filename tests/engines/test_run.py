@@ -12,12 +12,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
-from monai_u2.engines import run_training
+from monai_u2.engines import attach_handlers, run_training
 
 
 def engines(max_epochs: int) -> tuple[SupervisedTrainer, SupervisedEvaluator]:
@@ -36,17 +38,29 @@ def engines(max_epochs: int) -> tuple[SupervisedTrainer, SupervisedEvaluator]:
 
 
 @pytest.mark.parametrize(("val_interval", "validated"), [(2, 3), (3, 0)])
-def test_the_last_epoch_is_validated_where_it_is_not_due(val_interval: int, validated: int) -> None:
+def test_the_last_epoch_is_validated_where_it_is_not_due(val_interval: int, validated: int, tmp_path: Path) -> None:
     trainer, evaluator = engines(max_epochs=3)
-    run_training(trainer, evaluator, val_interval)
+    run_training(trainer, evaluator, val_interval, tmp_path)
     assert trainer.state.iteration == 6 and evaluator.state.epoch == validated
 
 
-def test_a_finished_training_is_not_started_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_finished_training_is_not_started_again(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     trainer, evaluator = engines(max_epochs=3)
     trainer.load_state_dict({"iteration": 6, "epoch_length": 2, "max_epochs": 3})
     before = trainer.network.weight.clone()
     with caplog.at_level(logging.WARNING):
-        run_training(trainer, evaluator, 2)
+        run_training(trainer, evaluator, 2, tmp_path)
     assert torch.equal(trainer.network.weight, before) and evaluator.state.epoch == 3
     assert "all 3 epochs are trained; give a larger --max_epochs" in caplog.text
+
+
+def test_disabled_handlers_are_left_out() -> None:
+    class Handler:
+        engine: Engine | None = None
+
+        def attach(self, engine: Engine) -> None:
+            self.engine = engine
+
+    engine, handlers = Engine(lambda engine, batch: None), [Handler(), Handler()]
+    attach_handlers(engine, handlers[0], None, handlers[1])
+    assert [handler.engine for handler in handlers] == [engine, engine]

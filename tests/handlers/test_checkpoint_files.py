@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from monai_u2.exceptions import InputError
-from monai_u2.handlers.checkpoint_files import read_checkpoint, write_checkpoint
+from monai_u2.handlers.checkpoint_files import check_checkpoint, read_checkpoint, write_checkpoint
 
 CONTENT = {"weights": torch.arange(100_000.0), "step": 3}
 
@@ -36,6 +36,7 @@ def full_disk() -> Iterator[None]:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "a.pt"
     write_checkpoint(path, CONTENT)
+    check_checkpoint(path)
     content = read_checkpoint(path)
     assert torch.equal(content["weights"], CONTENT["weights"]) and content["step"] == 3
     assert [file.name for file in path.parent.iterdir()] == ["a.pt"]
@@ -59,7 +60,10 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     for damaged in (b"", whole[: len(whole) // 2], whole[:-10], bytes(flipped)):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="a.pt: is damaged"):
-            read_checkpoint(path)
+            check_checkpoint(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="a.pt: can't be read"):
+        read_checkpoint(path)
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from monai.engines import SupervisedTrainer
 
+from monai_u2.exceptions import NonFiniteError
 from monai_u2.handlers import GradientClipping
 
 
@@ -41,5 +42,5 @@ def test_step_is_clipped_to_the_norm() -> None:
 
 
 def test_infinite_gradient_stops_the_training() -> None:
-    with pytest.raises(RuntimeError, match="gradient norm nan at iteration 1"):
+    with pytest.raises(NonFiniteError, match="gradient norm nan at iteration 1"):
         train(float("nan"), 0.5)

@@ -17,52 +17,47 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from monai_u2.handlers import PreferenceStatistics, StopOnCollapse
-from monai_u2.handlers.preference import preference_statistics
+from monai_u2.exceptions import InputError
+from monai_u2.handlers import PreferenceStatistics, SaveReference, StopOnCollapse
+from monai_u2.losses.preference import PREFERENCE_STATISTICS
+
+NAMES = ("loss", *PREFERENCE_STATISTICS)
 
 
-def output(policy_chosen: float, policy_rejected: float) -> dict[str, torch.Tensor]:
-    values = {"policy_chosen": policy_chosen, "policy_rejected": policy_rejected}
-    values |= {"reference_chosen": -4.0, "reference_rejected": -6.0, "chosen_lengths": 2.0, "rejected_lengths": 4.0}
-    return {name: torch.tensor([value]) for name, value in values.items()}
-
-
-def test_statistics_by_hand() -> None:
-    found = {name: value.item() for name, value in preference_statistics(output(-3.0, -8.0), beta=0.5).items()}
-    assert found == {
-        "reward_chosen": 0.5,
-        "reward_rejected": -1.0,
-        "reward_margin": 1.5,
-        "reward_accuracy": 1.0,
-        "kl": 0.5,
-        "log_prob_chosen": -1.5,
-        "log_prob_rejected": -2.0,
-        "length_chosen": 2.0,
-        "length_rejected": 4.0,
-    }
-
-
-def run(handler: PreferenceStatistics | StopOnCollapse, outputs: list[dict[str, torch.Tensor]]) -> Engine:
-    engine = Engine(lambda engine, batch: {"pred": batch, "loss": batch["policy_chosen"][0]})
+def run(handler: PreferenceStatistics | StopOnCollapse, falls: list[float]) -> Engine:
+    """Steps of a trainer all of whose numbers are the fall."""
+    engine = Engine(lambda engine, fall: [{name: torch.tensor(fall) for name in NAMES}])
     handler.attach(engine)
-    engine.run(outputs, max_epochs=1)
+    engine.run(falls, max_epochs=1)
     return engine
 
 
 def test_means_over_an_epoch() -> None:
-    metrics = run(PreferenceStatistics(beta=0.5), [output(-3.0, -8.0), output(-5.0, -6.0)]).state.metrics
-    assert metrics["reward_margin"] == pytest.approx((1.5 - 0.5) / 2)
-    assert metrics["reward_accuracy"] == pytest.approx(0.5) and len(metrics) == 10
-    assert metrics["preference_loss"] == pytest.approx(-4.0)
+    metrics = run(PreferenceStatistics(), [0.5, 1.0]).state.metrics
+    assert metrics == {**dict.fromkeys(PREFERENCE_STATISTICS, 0.75), "preference_loss": 0.75}
 
 
 def test_training_ends_when_chosen_answers_collapse(caplog: pytest.LogCaptureFixture) -> None:
-    falling = [output(-4.0 - 0.5 * step, -30.0) for step in range(20)]
+    falling = [0.25 * step for step in range(20)]
     with caplog.at_level(logging.WARNING):
         engine = run(StopOnCollapse(max_fall=1.0, window=3), falling)
-    # means over three steps of 0.25 * step nats a token: above 1 first for the steps 4, 5 and 6
+    # means over three steps: above 1 first for the steps 4, 5 and 6
     assert engine.state.iteration == 7 and "1.25 nats a token less likely" in caplog.text
-    assert run(StopOnCollapse(max_fall=1.0, window=3), [output(-4.0, -9.0)] * 20).state.iteration == 20
+    assert run(StopOnCollapse(max_fall=1.0, window=3), [0.0] * 20).state.iteration == 20
+
+
+def test_a_resumed_training_ends_at_the_same_step() -> None:
+    before = StopOnCollapse(max_fall=1.0, window=3)
+    run(before, [0.25 * step for step in range(5)])
+    after = StopOnCollapse(max_fall=1.0, window=3)
+    after.load_state_dict(before.state_dict())
+    assert run(after, [0.25 * step for step in range(5, 20)]).state.iteration == 7 - 5
+
+
+def test_the_reference_is_precomputed_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_u2.handlers.preference.number_of_processes", lambda: 2)
+    with pytest.raises(InputError, match="precompute_reference runs in 2 processes; expected one"):
+        SaveReference("pairs.jsonl", [], "model.pt").attach(Engine(lambda engine, batch: None))
 
 
 def test_wrong_options_are_refused() -> None:

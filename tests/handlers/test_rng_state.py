@@ -12,10 +12,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from ignite.engine import Engine
 
@@ -55,3 +58,27 @@ def test_generators_go_on_where_they_were() -> None:
     resumed.load_state_dict(saved)
     assert run(resumed, 3, disturb=True) == whole[2:]
     assert run(RNGState(seed=4), 1) != whole[:1]
+
+
+def of_process() -> dict[str, Any]:
+    state = RNGState(seed=3)
+    drawn = run(state, 2)
+    return {"drawn": drawn, "state": state.state_dict(), "next": draws()}
+
+
+def of_resumed(state: dict[str, Any]) -> list[list[float]]:
+    resumed = RNGState(seed=99)
+    resumed.load_state_dict(state)
+    return run(resumed, 1, disturb=True)
+
+
+def test_each_process_has_its_own(in_processes: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture) -> None:
+    results = in_processes(2, of_process)
+    assert results[0]["drawn"] != results[1]["drawn"] and results[0]["drawn"] == run(RNGState(seed=3), 2)
+    resumed = in_processes(2, of_resumed, results[1]["state"])
+    assert resumed == [[result["next"]] for result in results]
+    with caplog.at_level(logging.WARNING):
+        alone = of_resumed(results[0]["state"])
+    assert alone == resumed[0] and "resumed by 1 processes in place of 2" in caplog.text
+    third = in_processes(3, of_resumed, results[0]["state"])
+    assert third[:2] == resumed and third[2] not in resumed

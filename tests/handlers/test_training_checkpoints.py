@@ -9,9 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A small training with all that a checkpoint has to hold (augmentation, dropout, batch statistics, momentum, schedule,
-draws from each global generator) is killed and resumed: each step's loss is that of the training without a break. To the
-last bit this holds for one number of threads: sums are divided among them."""
+"""A small training with all that a checkpoint has to hold is killed and resumed: each step's loss is that of the
+training without a break.
+
+It has augmentation, dropout, batch statistics, momentum, a schedule and draws from each global generator. All with one
+thread: sums are divided among threads, so that the last bit depends on their number.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +42,8 @@ from monai_u2.data import ResumableBatchSampler, SeededDataset
 from monai_u2.engines import run_training
 from monai_u2.exceptions import InputError
 from monai_u2.handlers import RNGState, SamplerEpoch, TrainingCheckpoints, checkpoint_files
+from monai_u2.networks import distribute
+from monai_u2.processes import end_processes, number_of_processes, process_index, start_processes, sum_over_processes
 
 STEPS = 5  # of an epoch; 11 cases, 2 a batch
 
@@ -61,8 +67,10 @@ class LossLog:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        with self.path.open("a") as file:
-            file.write(f"{engine.state.iteration} {engine.state.output['loss'].item().hex()}\n")
+        loss = sum_over_processes(engine.state.output["loss"].detach())
+        if process_index() == 0:
+            with self.path.open("a") as file:
+                file.write(f"{engine.state.iteration} {loss.item().hex()}\n")
         time.sleep(self.pause)
 
 
@@ -90,8 +98,10 @@ def train(
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, generator=generator)
     layers = [torch.nn.Linear(4, 8), torch.nn.Flatten(), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5)]
     network = torch.nn.Sequential(*layers, torch.nn.Linear(8, 1), torch.nn.Unflatten(1, (1, 1)))
+    if number_of_processes() > 1:
+        network = distribute(network, "replicate", torch.device("cpu"))
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.05)
-    lr_scheduler = WarmupCosineSchedule(optimizer, warmup_steps=3, t_total=epochs * STEPS)
+    lr_scheduler = WarmupCosineSchedule(optimizer, warmup_steps=3, t_total=epochs * len(sampler))
     trainer = SupervisedTrainer(
         device="cpu",
         max_epochs=epochs,
@@ -111,7 +121,7 @@ def train(
     state |= {"random_state": random_state, "lr_scheduler": lr_scheduler if schedule else None}
     random_state.attach(trainer)
     TrainingCheckpoints(folder, state, interval).start(trainer, resume, allow_previous)
-    run_training(trainer, Engine(lambda engine, batch: None), val_interval=1)
+    run_training(trainer, Engine(lambda engine, batch: None), 1, folder)
     return network
 
 
@@ -163,6 +173,62 @@ def test_killed_at_ten_random_moments(
     assert {step for step, _ in rows} == set(expected) and len(rows) > len(expected)
     assert [row for row in rows if row[1] != expected[row[0]]] == []
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def one_of_two(rank: int, port: int, options: dict[str, Any]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    start_processes(timeout_minutes=1)
+    train(epochs=20, batch_size=4, interval=3, **options)
+    end_processes()
+
+
+def start_two(**options: Any) -> list[multiprocessing.Process]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        multiprocessing.get_context("fork").Process(target=one_of_two, args=(rank, port, options)) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def finish(processes: list[multiprocessing.Process]) -> list[int | None]:
+    for process in processes:
+        process.join(timeout=60)
+        process.kill()  # one that hangs
+    return [process.exitcode for process in processes]
+
+
+def test_two_processes_killed_at_ten_random_moments(tmp_path: Path) -> None:
+    """One of them is killed; the other ends by itself."""
+    (tmp_path / "whole").mkdir()
+    assert finish(start_two(folder=tmp_path / "whole")) == [0, 0]
+    expected = dict(losses(tmp_path / "whole"))
+    assert list(expected) == list(range(1, 41)) and len(set(expected.values())) == 40
+
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    (folder / "losses.txt").touch()
+    draw = random.Random(0)
+    for _ in range(10):
+        processes = start_two(folder=folder, resume=bool(names(folder)), pause=0.01)
+        lines = len(losses(folder)) + draw.randint(2, 6)
+        until = time.monotonic() + 60
+        while len((folder / "losses.txt").read_text().splitlines()) < lines and processes[0].is_alive():
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        time.sleep(draw.random() * 0.02)
+        killed = draw.randint(0, 1)
+        os.kill(processes[killed].pid, signal.SIGKILL)
+        codes = finish(processes)
+        assert codes[killed] == -signal.SIGKILL and codes[1 - killed] == 1
+    assert finish(start_two(folder=folder, resume=True)) == [0, 0]
+    rows = losses(folder)
+    assert {step for step, _ in rows} == set(expected) and len(rows) > len(expected)
+    assert [row for row in rows if row[1] != expected[row[0]]] == []
 
 
 def kill_in_the_middle_of_writing(options: dict[str, Any], number: int) -> None:

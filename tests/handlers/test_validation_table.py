@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Engine
 
 from monai_u2.handlers import ValidationTable
+from monai_u2.processes import process_index
 
 LABELS = ["nodule, right", "nodule, left", "cyst"]
 
@@ -54,3 +57,26 @@ def test_counts_and_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert (
         "validation of 3 cases at epoch 2, 2 distinct reports, 1 cut off" in caplog.text and "report 1" in caplog.text
     )
+
+
+def validate_share(folder: Path) -> bool:
+    """Cases 0 and 2 in the first process, 1 in the second."""
+
+    def step(engine: Engine, index: int) -> list[dict[str, object]]:
+        engine.state.batch = [{"answer": f"reference {index}"}]
+        findings = torch.tensor([1.0, 0, float(index == 1)])
+        return [{"report": "same", "report_whole": False, "report_findings": findings, "reference_findings": findings}]
+
+    engine = Engine(step)
+    own = folder / str(process_index())
+    ValidationTable(LABELS, own, num_examples=3).attach(engine)
+    engine.run([1] if process_index() else [0, 2])
+    return (own / "validation.json").exists()
+
+
+def test_the_first_process_writes_the_table_of_all(in_processes: Callable[..., list[Any]], tmp_path: Path) -> None:
+    assert in_processes(2, validate_share, tmp_path) == [True, False]
+    summary = json.loads((tmp_path / "0" / "validation.json").read_text())
+    assert summary["cases"] == 3 and summary["distinct_reports"] == 1 and summary["cut_off_reports"] == 3
+    assert {row["finding"]: row["present"] for row in summary["findings"]} == {"nodule": 3, "cyst": 1, "all": 4}
+    assert [example["reference"][-1] for example in summary["examples"]] == ["0", "2", "1"]

@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from monai_u2.data import load_text_tokenizer
 from monai_u2.losses import PreferenceLoss, ReportPreferenceLoss
+from monai_u2.losses.preference import LOSS_TYPES, PREFERENCE_STATISTICS
 from monai_u2.networks.log_probs import label_log_probs
 
 TEXTS = Path(__file__).parents[2] / "bundles" / "u2llm" / "models" / "text_tokenizer"
@@ -130,11 +131,53 @@ def test_values_by_hand() -> None:
     assert with_sft == pytest.approx(expected["sigmoid"] + 2.0 * 3 / 4, abs=1e-6)
 
 
-def test_as_the_trainer_calls_it() -> None:
+def pairs(number: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What the inferer gives for so many random pairs, and their labels."""
+    draw = torch.Generator().manual_seed(0)
     names = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
-    output = {name: torch.tensor([float(value)]) for value, name in enumerate(names)}
-    loss = PreferenceLoss(0.3)
-    assert ReportPreferenceLoss(loss)(output, {}) == loss(**output)
+    output = {name: -20 * torch.rand(number, generator=draw, dtype=torch.float64) for name in names}
+    labels = torch.randint(100, (2 * number, 12), generator=draw)
+    labels[torch.arange(12) >= torch.randint(2, 13, (2 * number, 1), generator=draw)] = -100
+    lengths = (labels[:, 1:] != -100).sum(dim=1)
+    return output | {"chosen_lengths": lengths[0::2], "rejected_lengths": lengths[1::2]}, {"labels": labels}
+
+
+@pytest.mark.parametrize(
+    "options", [{"loss_type": name} for name in LOSS_TYPES] + [{"sft_weight": 0.7}], ids=[*LOSS_TYPES, "sft"]
+)
+def test_losses_and_statistics_of_parts_add_up(options: dict[str, Any]) -> None:
+    output, targets = pairs(5)
+    loss = ReportPreferenceLoss(PreferenceLoss(0.3, **options))
+    whole = loss.normalizers(targets)
+    assert whole["num_pairs"] == 5 and whole["num_chosen_tokens"] == output["chosen_lengths"].sum()
+    parts = [({name: value[a:b] for name, value in output.items()}) for a, b in ((0, 2), (2, 3), (3, 5))]
+    assert loss(output, targets) == loss.loss(**output)
+    total = sum(loss(part, None, whole) for part in parts).item()
+    assert total == pytest.approx(loss(output, targets).item(), rel=1e-12)
+    statistics = loss.statistics(output, whole)
+    for name, value in statistics.items():
+        total = sum(loss.statistics(part, whole)[name] for part in parts)
+        assert total.item() == pytest.approx(value.item(), rel=1e-12), name
+
+
+def test_statistics_by_hand() -> None:
+    values = {"policy_chosen": -3.0, "policy_rejected": -8.0, "reference_chosen": -4.0, "reference_rejected": -6.0}
+    values |= {"chosen_lengths": 2.0, "rejected_lengths": 4.0}
+    output = {name: torch.tensor([value]) for name, value in values.items()}
+    found = ReportPreferenceLoss(PreferenceLoss(0.5)).statistics(output, {"num_pairs": torch.tensor(1)})
+    assert {name: value.item() for name, value in found.items()} == {
+        "reward_chosen": 0.5,
+        "reward_rejected": -1.0,
+        "reward_margin": 1.5,
+        "reward_accuracy": 1.0,
+        "kl": 0.5,
+        "log_prob_chosen": -1.5,
+        "log_prob_rejected": -2.0,
+        "chosen_fall": -0.5,
+        "length_chosen": 2.0,
+        "length_rejected": 4.0,
+    }
+    assert tuple(found) == PREFERENCE_STATISTICS
 
 
 @pytest.mark.parametrize(

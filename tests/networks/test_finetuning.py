@@ -98,7 +98,9 @@ def test_without_options_nothing_changes(tiny_u2llm: U2LLM) -> None:
 
 
 def test_names_that_are_none(tiny_u2llm: U2LLM) -> None:
-    with pytest.raises(InputError, match="frozen 'vision_tower' is no module of the model; .* model.vision_tower"):
+    with pytest.raises(
+        InputError, match="frozen 'vision_tower' is no module or parameter of the model, .* model.vision_tower"
+    ):
         prepare_finetuning(tiny_u2llm, frozen=["vision_tower"])
     with pytest.raises(InputError, match="no layer of the language model is called qkv; its linear layers are down_pr"):
         prepare_finetuning(tiny_u2llm, lora={"target_modules": ["qkv"]})
@@ -110,6 +112,23 @@ def test_names_that_are_none(tiny_u2llm: U2LLM) -> None:
         prepare_finetuning(tiny_u2llm, lora={"rank": 4})
     with pytest.raises(InputError, match="frozen '' is no module"):
         prepare_finetuning(tiny_u2llm, frozen=[""])
+
+
+def test_patterns_freeze_modules_and_parameters(tiny_u2llm: U2LLM) -> None:
+    network = prepare_finetuning(tiny_u2llm, frozen=["model.language_model.layers.[1-9]", "*.bias", "lm_head"]).train()
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    layers = [network.model.language_model.layers[i] for i in range(2)]
+    assert all(parameter.requires_grad for parameter in layers[0].parameters())
+    assert not any(parameter.requires_grad for parameter in layers[1].parameters())
+    others = {name for name in frozen if not name.startswith("model.language_model.layers.1.")}
+    # its weight is tied to the head
+    assert others - {"model.language_model.embed_tokens.weight"} == {
+        name for name, _ in network.named_parameters() if name.endswith(".bias")
+    }
+    network.model.language_model(inputs_embeds=torch.zeros(1, 2, 64))
+    assert [layer.training for layer in layers] == [True, False]
+    with pytest.raises(InputError, match="leaves nothing to train"):
+        prepare_finetuning(tiny_u2llm, frozen="model*")
 
 
 @pytest.mark.parametrize("option", ["use_dora", "lora_bias"])
