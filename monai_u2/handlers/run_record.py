@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +37,7 @@ PACKAGES = ("torch", "monai", "pytorch-ignite", "transformers", "peft", "numpy")
 
 class RunRecord:
     """Write `run.json` when a training starts: the hashes of its records and the environment. Where MLflow tracks the
-    training, they become tags of its run.
+    training, they become tags of its run, and the executed configuration an artifact, also of a run that is broken off.
 
     As a part of a resumable checkpoint, it warns when the records aren't those that the training started with. Images
     aren't hashed.
@@ -72,6 +73,12 @@ class RunRecord:
         record = {"sha256": self.hashes, "environment": environment()}
         write_text_atomically(self.path, json.dumps(record, indent=4) + "\n")
         for handler in self.tracked:
+            handler.artifacts = tuple(_config_file(artifact) for artifact in handler.artifacts if artifact)
+            for artifact in handler.artifacts:
+                if Path(artifact).is_file():
+                    handler.client.log_artifact(handler.cur_run.info.run_id, artifact)
+                else:
+                    self.logger.warning("%s isn't there, so that the MLflow run lacks it.", artifact)
             for group, entries in record.items():
                 for name, value in entries.items():
                     handler.client.set_tag(handler.cur_run.info.run_id, f"{group}.{name}", str(value))
@@ -90,6 +97,12 @@ class RunRecord:
                     value[:12],
                     str(state_dict.get(name))[:12],
                 )
+
+
+def _config_file(artifact: str | os.PathLike[str]) -> str:
+    """MONAI 1.6.1 puts an `output_dir` that is plain text and the file's name together as text of an expression."""
+    joined = re.fullmatch(r"(.*) \+ '(/config_\d+_\d+\.json)'", str(artifact))
+    return joined[1] + joined[2] if joined else str(artifact)
 
 
 def environment() -> dict[str, str | int]:

@@ -81,7 +81,8 @@ def test_training_writes_model_checkpoint_table_and_tracking(uninterrupted: Path
     record = json.loads((uninterrupted / "run.json").read_text())
     assert run.data.tags["sha256.train_records"] == record["sha256"]["train_records"]
     assert run.data.metrics["train_loss"] > 0 and run.data.metrics["tokens_per_second"] > 0
-    assert list(uninterrupted.glob("config_*.json"))
+    (config,) = uninterrupted.glob("config_*.json")
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == [config.name]
 
 
 def test_resume_from_the_last_checkpoint(uninterrupted: Path, bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -43,6 +43,30 @@ def test_hashes_and_versions_in_file_and_tags(tmp_path: Path) -> None:
     assert run.data.tags["sha256.train_records"] == sha256 and run.data.tags["environment.processes"] == "1"
 
 
+def test_the_executed_config_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "config_20260101_120000.json").write_text("{}")
+    # as MONAI writes an output_dir from the command line and the name of the file
+    artifacts = (f"{tmp_path} + '/config_20260101_120000.json'", "absent.json")
+    uri = f"sqlite:///{tmp_path}/mlruns.db"
+    tracking = MLFlowHandler(
+        tracking_uri=uri, experiment_name="e", iteration_log=False, epoch_log=False, artifacts=artifacts
+    )
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    kept = []
+
+    def step(engine: Engine, batch: int) -> None:
+        (run,) = client.search_runs([client.get_experiment_by_name("e").experiment_id])
+        kept.append([file.path for file in client.list_artifacts(run.info.run_id)])
+
+    engine = Engine(step)
+    tracking.attach(engine)
+    RunRecord(tmp_path / "out", {}, [tracking]).attach(engine)
+    with caplog.at_level(logging.WARNING):
+        engine.run([0])
+    assert kept == [["config_20260101_120000.json"]]
+    assert "absent.json isn't there" in caplog.text
+
+
 def test_other_records_are_named_at_a_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     records = tmp_path / "train.jsonl"
     records.write_text("{}\n")
