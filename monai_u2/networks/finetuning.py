@@ -34,6 +34,7 @@ def prepare_finetuning(
     lora: Mapping[str, Any] | None = None,
     frozen: Sequence[str] = (),
     activation_checkpointing: bool = False,
+    frozen_precision: str = "float32",
 ) -> nn.Module:
     """Choose what of a model is trained, and how.
 
@@ -46,14 +47,16 @@ def prepare_finetuning(
             that batch normalization keeps its statistics too.
         activation_checkpointing: compute activations of vision tower, tokenizer and language model again in the
             backward pass, in place of holding them.
+        frozen_precision: `"float32"`, or `"bfloat16"` to hold what isn't trained of the language model in half the
+            memory.
 
     Returns:
         The network.
 
     Raises:
         InputError: when `lora` holds no options of LoRA, a name or pattern fits nothing of the model or nothing of it
-            is left to train, no layer of the language model has a name of `target_modules`, or adapters couldn't be
-            merged into the weights.
+            is left to train, no layer of the language model has a name of `target_modules`, adapters couldn't be merged
+            into the weights, or `frozen_precision` is unknown or there is nothing to hold in it.
     """
     if lora is not None:
         if not isinstance(lora, Mapping):
@@ -63,6 +66,8 @@ def prepare_finetuning(
         _freeze(network, pattern)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InputError(f"frozen {frozen!r} leaves nothing to train; leave a part of the model out of it.")
+    if frozen_precision != "float32":
+        _hold_frozen_in(network, frozen_precision)
     if activation_checkpointing:
         # transformers 5.23 gave it this name
         getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)()
@@ -86,6 +91,20 @@ def _freeze(network: nn.Module, pattern: str) -> None:
     for name in fitting:
         if ".lora_" not in name:  # adapters are what is trained of a language model that is frozen
             parameters[name].requires_grad_(False)
+
+
+def _hold_frozen_in(network: nn.Module, precision: str) -> None:
+    if precision != "bfloat16":
+        raise InputError(f"frozen_precision is {precision!r}; expected 'float32' or 'bfloat16'.")
+    frozen = [p for p in network.get_submodule(LANGUAGE_MODEL).parameters() if not p.requires_grad]
+    if not frozen:
+        raise InputError(
+            "frozen_precision is 'bfloat16', but nothing of the language model is frozen; give lora or frozen, or "
+            "'float32'."
+        )
+    head = network.get_output_embeddings().weight  # tied to the embedding, or a matrix of its own
+    for parameter in frozen if head.requires_grad else [*frozen, head]:
+        parameter.data = parameter.data.bfloat16()
 
 
 def _stay_in_evaluation_mode(module: nn.Module, inputs: Any) -> None:
@@ -188,8 +207,8 @@ class MergedWeights:
 
         merged = {
             f"{name}.weight": whole_tensor(
-                module.base_layer.weight
-                + module.get_delta_weight(module.active_adapters[0]).to(module.base_layer.weight.dtype)
+                # in float32: small changes of a weight round away in half precision
+                module.base_layer.weight.float() + module.get_delta_weight(module.active_adapters[0]).float()
             )
             for name, module in network.named_modules()
             if isinstance(module, LoraLayer)

@@ -48,7 +48,7 @@ def distribute(network: nn.Module, distribution: str, device: torch.device) -> n
         The model to train. Make the optimizer of its parameters.
 
     Raises:
-        InputError: when `distribution` is unknown.
+        InputError: when `distribution` is unknown, or weights of several precisions are to be sharded.
     """
     if distribution not in DISTRIBUTIONS:
         raise InputError(f"distribution is {distribution!r}; expected one of {', '.join(DISTRIBUTIONS)}.")
@@ -57,6 +57,12 @@ def distribute(network: nn.Module, distribution: str, device: torch.device) -> n
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight.requires_grad:
                 network.set_submodule(name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
     if distribution == "full_shard":
+        precisions = {str(parameter.dtype).removeprefix("torch.") for parameter in network.parameters()}
+        if len(precisions) > 1:
+            raise InputError(
+                f"distribution is 'full_shard', the weights are {' and '.join(sorted(precisions))}; expected one "
+                "precision. Give --frozen_precision float32, or --distribution replicate."
+            )
         scalars = [name for name, parameter in network.named_parameters() if parameter.ndim == 0]
         for name in scalars:  # which fully_shard refuses; one element is broadcast alike
             parameter = network.get_parameter(name)

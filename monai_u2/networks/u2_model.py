@@ -192,7 +192,8 @@ class U2Model(U2LLMPreTrainedModel):
         """
         placeholders = input_ids == self.config.image_token_id
         counts = placeholders.sum(dim=1)
-        if features.shape[0] != input_ids.shape[0] or bool((counts != features.shape[1]).any()):
+        fits = features.shape[0] == input_ids.shape[0]
+        if not fits or (not torch.compiler.is_compiling() and bool((counts != features.shape[1]).any())):
             raise ValueError(
                 f"each of the {input_ids.shape[0]} prompts must hold {features.shape[1]} image placeholders "
                 f"(id {self.config.image_token_id}) for the image tokens {tuple(features.shape)}; found "

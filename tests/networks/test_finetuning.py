@@ -149,3 +149,32 @@ def test_saved_folder_has_the_adapters_merged(
     assert adapters and all(p.requires_grad and p.abs().max() > 0 for p in adapters)  # frozen is what is around them
     half = prepare_finetuning(U2LLM(tiny_u2llm.config).bfloat16(), lora=LORA)
     assert {p.dtype for name, p in half.named_parameters() if ".lora_" in name} == {torch.float32}
+
+
+def test_what_is_frozen_of_the_language_model_in_bfloat16(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    expected = tiny_u2llm(**batch).logits.detach()
+    before = {name: value.clone() for name, value in tiny_u2llm.state_dict().items()}
+    network = prepare_finetuning(tiny_u2llm, lora=LORA, frozen_precision="bfloat16")
+    half = {name for name, p in network.named_parameters() if p.dtype == torch.bfloat16}
+    assert half == {name for name, p in network.named_parameters() if "language_model" in name and not p.requires_grad}
+    assert half and network.lm_head.weight.dtype == torch.bfloat16  # tied to the embedding
+    logits = network(**batch).logits.detach().float()
+    assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
+    with torch.autocast("cpu", torch.bfloat16):
+        step(network, batch)
+    names = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert any(".lora_" in name for name in names) and any("u2_tokenizer" in name for name in names)
+    state = MergedWeights(network).state_dict()
+    assert state.keys() == before.keys()
+    plain = U2LLM(network.config).eval()
+    plain.load_state_dict(state)
+    adapted = plain.model.language_model.layers[0].self_attn.q_proj.weight
+    assert (adapted.bfloat16() != adapted).any()  # the adapters' part isn't rounded to bfloat16
+    assert (plain(**batch).logits - network.eval()(**batch).logits.float()).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_precisions_that_hold_nothing_are_refused(tiny_u2llm: U2LLM) -> None:
+    with pytest.raises(InputError, match="frozen_precision is 'float16'; expected 'float32' or 'bfloat16'"):
+        prepare_finetuning(tiny_u2llm, lora=LORA, frozen_precision="float16")
+    with pytest.raises(InputError, match="but nothing of the language model is frozen; give lora or frozen"):
+        prepare_finetuning(U2LLM(tiny_u2llm.config), frozen_precision="bfloat16")

@@ -129,3 +129,9 @@ def test_gradients_are_exchanged_once(in_processes: InProcesses) -> None:
     assert first == [[1.0, 0.0], [1.0, 1.0]] and second == [[0.0, 1.0], [1.0, 1.0]]
     # shards keep the sum aside until it is exchanged
     assert [process[-1] for process in in_processes(2, accumulated, "full_shard")] == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_weights_of_two_precisions_are_not_sharded(tiny_u2llm: U2LLM) -> None:
+    network = prepare_finetuning(tiny_u2llm, lora={"r": 2}, frozen_precision="bfloat16")
+    with pytest.raises(InputError, match="the weights are bfloat16 and float32; expected one precision"):
+        distribute(network, "full_shard", CPU)
