@@ -21,6 +21,7 @@ from monai.inferers import Inferer
 from monai_u2.exceptions import InputError
 from monai_u2.inferers.autocast import AutocastInferer
 from monai_u2.networks.attention import checked_option
+from monai_u2.networks.parallel import unwrapped
 
 REFERENCES = ("adapter", "precomputed", "model", "policy")
 
@@ -66,7 +67,8 @@ class PreferenceInferer(Inferer):
             `rejected_lengths`, each `(pairs,)`.
 
         Raises:
-            InputError: when the batch has no precomputed log-probabilities and they are asked for.
+            InputError: when the batch has no precomputed log-probabilities and they are asked for, or the reference's
+                vocabulary isn't the policy's.
         """
         given = kwargs.pop("reference_log_probs", None)
         if self.reference == "precomputed" and given is None:
@@ -74,6 +76,13 @@ class PreferenceInferer(Inferer):
                 "reference is 'precomputed', but the batch has no reference_log_probs; run "
                 "precompute_reference of dpo.json first."
             )
+        if self.network is not None:
+            sizes = [model.config.text_config.vocab_size for model in (self.network, unwrapped(network))]
+            if sizes[0] != sizes[1]:
+                raise InputError(
+                    f"the reference's vocabulary has {sizes[0]} tokens, the policy's {sizes[1]}; expected the same, or "
+                    "token ids mean other words. Give the model that the policy started from as reference_checkpoint."
+                )
         policy = self.inferer(
             inputs,
             network,

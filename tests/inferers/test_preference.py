@@ -86,3 +86,11 @@ def test_what_is_missing_is_named(tiny_u2llm: U2LLM, batch: dict[str, torch.Tens
         PreferenceInferer("model")
     with pytest.raises(InputError, match="the batch has no reference_log_probs; run precompute_reference"):
         PreferenceInferer("precomputed")(network=tiny_u2llm, **batch)
+
+
+def test_a_reference_with_another_vocabulary_is_refused(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    config = copy.deepcopy(tiny_u2llm.config)
+    config.text_config.vocab_size = 120
+    inferer = PreferenceInferer("model", U2LLM(config))
+    with pytest.raises(InputError, match="the reference's vocabulary has 120 tokens, the policy's 100"):
+        inferer(network=tiny_u2llm, **batch)
