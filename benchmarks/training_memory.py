@@ -23,7 +23,6 @@ A process of several holds its share of weights, gradients and the optimizer's s
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -233,7 +232,7 @@ def measured(training: str, shapes: str | None, recipe: str | None) -> float:
 def checked(case: tuple[str, str | None, str | None]) -> float:
     """`measured` in a process of its own, whose heap gives back what is freed."""
     done = subprocess.run(
-        [sys.executable, __file__, "--measure", json.dumps(case)],
+        [sys.executable, __file__, "--measure", str([*case])],
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"},
         stdout=subprocess.PIPE,
         text=True,
