@@ -11,8 +11,8 @@
 
 """What preference optimization changes on held-out cases: judge score, finding F1, distinct reports, length.
 
-Greedy reports of the model before and of models after (one a seed) on the same cases; 95 % intervals over resampled
-cases, for the differences of the same cases::
+Greedy reports of models before and after, one pair a seed, on the same cases; 95 % intervals over resampled cases, for
+the differences of the same cases::
 
     python benchmarks/preference_gain.py runs/phantoms/test.jsonl --after runs/dpo/model.pt --output runs/gain.json
 """
@@ -32,6 +32,9 @@ from monai_u2.data import load_records, parse_findings
 from monai_u2.exceptions import InputError
 from monai_u2.judges import FindingsJudge
 from monai_u2.metrics import micro_f1
+
+NUMBERS = ("judge score", "finding F1", "words")
+Number = Callable[[np.ndarray], float]
 
 
 def reports_of(bundle: str, checkpoint: str | None, records: list[dict[str, Any]]) -> list[str]:
@@ -58,7 +61,7 @@ def measured(reports: list[str], records: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
-def statistics(run: dict[str, Any]) -> dict[str, Callable[[np.ndarray], float]]:
+def statistics(run: dict[str, Any]) -> dict[str, Number]:
     """Numbers over cases, each a function of their indexes."""
     return {
         "judge score": lambda cases: run["score"][cases].mean(),
@@ -67,10 +70,20 @@ def statistics(run: dict[str, Any]) -> dict[str, Callable[[np.ndarray], float]]:
     }
 
 
+def difference(before: dict[str, Number], after: dict[str, Number]) -> dict[str, Number]:
+    """Numbers after minus numbers before, on the same cases."""
+    return {key: lambda cases, key=key: after[key](cases) - before[key](cases) for key in NUMBERS}
+
+
+def mean_of(numbers: list[Number]) -> Number:
+    """Mean of the same number over seeds."""
+    return lambda cases: sum(number(cases) for number in numbers) / len(numbers)
+
+
 def benchmark(
     records: str,
     after: list[str] | str,
-    before: str | None = None,
+    before: list[str] | str | None = None,
     bundle: str = "bundles/u2llm",
     num_cases: int | None = None,
     output: str | None = None,
@@ -79,8 +92,8 @@ def benchmark(
 
     Args:
         records: held-out records; whole reports of them are asked for.
-        after: models after preference optimization.
-        before: the model before; the bundle's by default.
+        after: models after preference optimization, one a seed.
+        before: the model before, the bundle's by default, or one for each of `after`.
         bundle: folder of the bundle.
         num_cases: number of cases; all of them by default.
         output: JSON file for the figures.
@@ -89,26 +102,34 @@ def benchmark(
     cases = list({record["image"]: record for record in cases}.values())[:num_cases]
     if not cases:
         raise InputError(f"{records}: has no record of kind 'report'; expected held-out cases with their reports")
-    models = {"before": before, **{f"after, {path}": path for path in ([after] if isinstance(after, str) else after)}}
-    for path in filter(None, models.values()):
+    after = [after] if isinstance(after, str) else list(after)
+    befores = list(before) if isinstance(before, (list, tuple)) else [before] * len(after)
+    if len(befores) != len(after):
+        raise InputError(f"before names {len(befores)} models, after {len(after)}; expected one, or one for each.")
+    for path in filter(None, [*befores, *after]):
         if not Path(path).is_file():
-            raise InputError(f"model {path}: there is no such file; expected the model.pt of dpo.json")
-    runs = {name: measured(reports_of(bundle, path, cases), cases) for name, path in models.items()}
-    first = statistics(runs["before"])
-    rows = {}
-    for name, run in runs.items():
-        own = statistics(run)
-        rows[name] = {key: case_bootstrap(own[key], len(cases)) for key in own} | {"distinct": run["distinct"]}
-        if name != "before":
-            rows[name]["difference"] = {
-                key: case_bootstrap(lambda i, key=key, own=own: own[key](i) - first[key](i), len(cases)) for key in own
-            }
-    print(f"{len(cases)} cases\n\n| | judge score | finding F1 | words | distinct reports |\n|---|---|---|---|---|")
-    for name, row in rows.items():
-        numbers = " | ".join(show(row[key]) for key in first)
-        print(f"| {name} | {numbers} | {row['distinct']:.2f} |")
-        if "difference" in row:
-            print(f"| difference | {' | '.join(show(row['difference'][key]) for key in first)} | |")
+            raise InputError(f"model {path}: there is no such file; expected the model.pt of sft.json or dpo.json")
+    runs = {path: measured(reports_of(bundle, path, cases), cases) for path in dict.fromkeys([*befores, *after])}
+    references = measured([record["answer"] for record in cases], cases)
+    print(f"{len(cases)} cases\n\n| | {' | '.join(NUMBERS)} | distinct reports |\n|---|---|---|---|---|")
+    rows: dict[str, Any] = {}
+
+    def add(name: str, numbers: dict[str, Number], distinct: float | None = None) -> None:
+        rows[name] = {key: case_bootstrap(number, len(cases)) for key, number in numbers.items()}
+        shown = " | ".join(show(rows[name][key]) for key in NUMBERS)
+        print(f"| {name} | {shown} | {'' if distinct is None else f'{distinct:.2f}'} |")
+        if distinct is not None:
+            rows[name]["distinct"] = distinct
+
+    add("references", statistics(references), references["distinct"])
+    differences = []
+    for first, last in zip(befores, after):
+        for name, path in (("before", first), ("after", last)):
+            add(f"{name}, {path or 'shipped model'}", statistics(runs[path]), runs[path]["distinct"])
+        differences.append(difference(statistics(runs[first]), statistics(runs[last])))
+        add(f"difference, {last}", differences[-1])
+    if len(after) > 1:
+        add("mean difference", {key: mean_of([one[key] for one in differences]) for key in NUMBERS})
     write_figures(output, {"records": str(records), "cases": len(cases), "rows": rows})
 
 

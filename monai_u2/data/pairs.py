@@ -36,7 +36,7 @@ from monai_u2.data.records import load_records, write_text_atomically
 from monai_u2.exceptions import InputError
 from monai_u2.networks.checkpoints import file_sha256
 
-PAIR_KEYS = ("question", "chosen", "rejected")
+PAIR_KEYS = ("image", "question", "chosen", "rejected")
 
 
 def load_pairs(
@@ -79,14 +79,16 @@ def load_pairs(
     return pairs
 
 
-def pair_key(pair: Mapping[str, Any], model: str) -> str:
-    """Key of a pair's reference log-probabilities: a hash of the weights and of the texts.
+def pair_key(pair: Mapping[str, Any], model: str, settings: Mapping[str, Any]) -> str:
+    """Key of a pair's reference log-probabilities: a hash of all that they follow from.
 
     Args:
-        pair: the pair.
+        pair: the pair; of its image the path counts.
         model: SHA-256 of the reference's weights.
+        settings: how the image was prepared and the model was run.
     """
-    return hashlib.sha256(json.dumps([model, *(pair[key] for key in PAIR_KEYS)]).encode()).hexdigest()
+    told = [model, settings, *(str(pair[key]) for key in PAIR_KEYS)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def reference_path(path: str | os.PathLike[str]) -> Path:
@@ -99,6 +101,7 @@ def write_reference(
     pairs: Sequence[Mapping[str, Any]],
     log_probs: Sequence[Sequence[float]],
     model_path: str | os.PathLike[str],
+    settings: Mapping[str, Any],
 ) -> None:
     """Write reference log-probabilities beside the pairs, keyed by :func:`pair_key`.
 
@@ -107,17 +110,21 @@ def write_reference(
         pairs: the pairs.
         log_probs: of each pair's chosen and rejected answer.
         model_path: the reference's weights.
+        settings: see :func:`pair_key`.
     """
     model = file_sha256(model_path)
     lines = [
-        json.dumps({"key": pair_key(pair, model), "chosen": chosen, "rejected": rejected}) + "\n"
+        json.dumps({"key": pair_key(pair, model, settings), "chosen": chosen, "rejected": rejected}) + "\n"
         for pair, (chosen, rejected) in zip(pairs, log_probs, strict=True)
     ]
     write_text_atomically(reference_path(path), "".join(lines))
 
 
 def with_reference(
-    path: str | os.PathLike[str], pairs: Sequence[Mapping[str, Any]], model_path: str | os.PathLike[str]
+    path: str | os.PathLike[str],
+    pairs: Sequence[Mapping[str, Any]],
+    model_path: str | os.PathLike[str],
+    settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Pairs with `reference_log_probs`, those of :func:`write_reference`.
 
@@ -125,9 +132,10 @@ def with_reference(
         path: file of the pairs.
         pairs: the pairs.
         model_path: the reference's weights.
+        settings: see :func:`pair_key`.
 
     Raises:
-        InputError: when the file isn't there or lacks a pair of this model.
+        InputError: when the file isn't there or lacks a pair with this model and these settings.
     """
     file = reference_path(path)
     if not file.is_file():
@@ -140,10 +148,11 @@ def with_reference(
         entry = json.loads(line)
         known[entry["key"]] = [entry["chosen"], entry["rejected"]]
     model = file_sha256(model_path)
-    missing = [number for number, pair in enumerate(pairs, start=1) if pair_key(pair, model) not in known]
+    keys = [pair_key(pair, model, settings) for pair in pairs]
+    missing = [number for number, key in enumerate(keys, start=1) if key not in known]
     if missing:
         raise InputError(
-            f"{file}: lacks {len(missing)} of {len(pairs)} pairs with the model {model[:12]} (the first: pair "
-            f"{missing[0]}); make it again with run precompute_reference."
+            f"{file}: lacks {len(missing)} of {len(pairs)} pairs with the model {model[:12]} and these settings "
+            f"(the first: pair {missing[0]}); make it again with run precompute_reference."
         )
-    return [{**pair, "reference_log_probs": known[pair_key(pair, model)]} for pair in pairs]
+    return [{**pair, "reference_log_probs": known[key]} for pair, key in zip(pairs, keys)]

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -93,9 +94,12 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         for batch in self.batches(self.epoch)[self.first_batch :]:
             yield [(self.epoch, int(index)) for index in batch[process_index() :: number_of_processes()]]
 
-    def state_dict(self) -> dict[str, int]:
-        """What has to be the same for a resumed training to see the same batches."""
-        return {"num_cases": self.num_cases, "batch_size": self.batch_size, "seed": self.seed}
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be the same for a resumed training to see the same batches; of lengths their hash."""
+        lengths = (
+            None if self.lengths is None else hashlib.sha256(self.lengths.astype(np.float64).tobytes()).hexdigest()
+        )
+        return {"num_cases": self.num_cases, "batch_size": self.batch_size, "seed": self.seed, "lengths": lengths}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """

@@ -19,6 +19,8 @@ _NAMES: dict[str, str] = {
     "MicroBatchIteration": "iteration",
     "PrepareReportBatch": "prepare_batch",
     "attach_handlers": "run",
+    "check_numbers": "settings",
+    "check_reference": "settings",
     "check_switches": "settings",
     "run_training": "run",
 }

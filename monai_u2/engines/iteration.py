@@ -31,7 +31,8 @@ class MicroBatchIteration:
     Means in the loss divide by what the whole batch holds, over all micro-batches and processes: loss and gradients are
     those of the batch in one piece, however it is cut up, up to rounding. Not so with layers that mix cases, such as
     batch normalization in training, or that draw random numbers, such as dropout. An iteration of the engine is an
-    optimizer step: schedules, clipping and checkpoints see whole steps. Gradients are exchanged once a step.
+    optimizer step: schedules, clipping and checkpoints see whole steps. Gradients of replicas are exchanged
+    once a step.
 
     The loss function has `normalizers(targets)`, what its means divide by, which adds up over the parts of a batch,
     and takes their sums as third argument, see :class:`monai_u2.losses.ReportLoss`. It may have

@@ -22,6 +22,7 @@ from monai.engines import Evaluator, Trainer
 
 from monai_u2.engines.inspection import save_for_inspection, with_file
 from monai_u2.exceptions import NonFiniteError
+from monai_u2.handlers.training_checkpoints import TrainingCheckpoints
 from monai_u2.processes import explain_lost_process
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,13 @@ def attach_handlers(engine: Engine, *handlers: Any) -> None:
             handler.attach(engine)
 
 
-def run_training(trainer: Trainer, evaluator: Evaluator, val_interval: int, output_dir: str | os.PathLike[str]) -> None:
+def run_training(
+    trainer: Trainer,
+    evaluator: Evaluator,
+    val_interval: int,
+    output_dir: str | os.PathLike[str],
+    checkpoints: TrainingCheckpoints | None = None,
+) -> None:
     """Train to the end of the last epoch, and validate it where its validation isn't due anyway.
 
     A training that was resumed after its last epoch isn't started again, as ignite would do.
@@ -49,13 +56,14 @@ def run_training(trainer: Trainer, evaluator: Evaluator, val_interval: int, outp
         evaluator: the evaluator.
         val_interval: number of epochs after which the trainer validates.
         output_dir: folder of what is saved of a training that diverges.
+        checkpoints: where the result of that last validation is kept for a resumed training.
 
     Raises:
         NonFiniteError: when the loss or the gradients aren't finite, with the file that was saved to look into.
         RuntimeError: when another process was lost.
     """
     try:
-        _run(trainer, evaluator, val_interval)
+        _run(trainer, evaluator, val_interval, checkpoints)
     except NonFiniteError as error:
         raise with_file(error, save_for_inspection(trainer, output_dir)) from error
     except RuntimeError as error:
@@ -64,11 +72,21 @@ def run_training(trainer: Trainer, evaluator: Evaluator, val_interval: int, outp
         raise
 
 
-def _run(trainer: Trainer, evaluator: Evaluator, val_interval: int) -> None:
+def _run(trainer: Trainer, evaluator: Evaluator, val_interval: int, checkpoints: TrainingCheckpoints | None) -> None:
     state = trainer.state
     if state.iteration < state.max_epochs * state.epoch_length:
         trainer.run()
     else:
         logger.warning("all %d epochs are trained; give a larger --max_epochs to go on.", state.epoch)
-    if state.epoch % val_interval:
+    if state.iteration % state.epoch_length:
+        logger.warning(
+            "epoch %d was ended after %d of %d steps and isn't validated; the model is that of the best validation "
+            "before, where there was one.",
+            state.epoch,
+            state.iteration % state.epoch_length,
+            state.epoch_length,
+        )
+    elif state.epoch % val_interval:
         evaluator.run(state.epoch)
+        if checkpoints is not None:
+            checkpoints.save(trainer)

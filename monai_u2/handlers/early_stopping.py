@@ -43,3 +43,13 @@ class ResumableEarlyStopping(EarlyStopping):
             engine: the evaluator.
         """
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        self.trainer.add_event_handler(Events.STARTED, self._stay_stopped)
+
+    def _stay_stopped(self, trainer: Engine) -> None:
+        if self.counter >= self.patience:
+            self.logger.warning(
+                "the training had ended after %d validations without a better one; give a larger "
+                "--early_stopping_patience to go on.",
+                self.counter,
+            )
+            trainer.terminate()

@@ -59,12 +59,16 @@ class SaveReference:
         path: file of the pairs.
         pairs: the pairs, in the order of the evaluator's data.
         model_path: weights of the reference.
+        settings: how the images are prepared and the model is run.
     """
 
-    def __init__(self, path: str, pairs: Sequence[Mapping[str, Any]], model_path: str) -> None:
+    def __init__(
+        self, path: str, pairs: Sequence[Mapping[str, Any]], model_path: str, settings: Mapping[str, Any]
+    ) -> None:
         self.path = path
         self.pairs = pairs
         self.model_path = model_path
+        self.settings = settings
         self.log_probs: list[tuple[float, float]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -92,7 +96,7 @@ class SaveReference:
         self.log_probs += zip(output["policy_chosen"].tolist(), output["policy_rejected"].tolist())
 
     def _write(self, engine: Engine) -> None:
-        write_reference(self.path, self.pairs, self.log_probs, self.model_path)
+        write_reference(self.path, self.pairs, self.log_probs, self.model_path, self.settings)
         logger.info("reference log-probabilities of %d pairs in %s", len(self.pairs), reference_path(self.path))
 
 

@@ -170,7 +170,9 @@ class TrainingCheckpoints:
         for name, part in self.state.items():
             try:
                 load_full_state(part, content[name])
-            except (RuntimeError, KeyError) as error:
+            except InputError:
+                raise
+            except (RuntimeError, KeyError, IndexError, ValueError) as error:
                 lines = str(error).splitlines()[:3]
                 raise InputError(
                     f"{path}: its {name} doesn't fit ({' '.join(line.strip() for line in lines)}); give the options "

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from monai_u2.exceptions import InputError
 from monai_u2.networks.parallel import full_state, unwrapped, whole_tensor
@@ -32,7 +33,7 @@ _REFUSED = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices
 def prepare_finetuning(
     network: nn.Module,
     lora: Mapping[str, Any] | None = None,
-    frozen: Sequence[str] = (),
+    frozen: Sequence[str] | str | None = (),
     activation_checkpointing: bool = False,
     frozen_precision: str = "float32",
 ) -> nn.Module:
@@ -47,8 +48,8 @@ def prepare_finetuning(
             that batch normalization keeps its statistics too.
         activation_checkpointing: compute activations of vision tower, tokenizer and language model again in the
             backward pass, in place of holding them.
-        frozen_precision: `"float32"`, or `"bfloat16"` to hold what isn't trained of the language model in half the
-            memory.
+        frozen_precision: `"float32"`, or `"bfloat16"` to hold a language model of which adapters alone are trained in
+            half the memory.
 
     Returns:
         The network.
@@ -56,13 +57,13 @@ def prepare_finetuning(
     Raises:
         InputError: when `lora` holds no options of LoRA, a name or pattern fits nothing of the model or nothing of it
             is left to train, no layer of the language model has a name of `target_modules`, adapters couldn't be merged
-            into the weights, or `frozen_precision` is unknown or there is nothing to hold in it.
+            into the weights, or `frozen_precision` is unknown or more of the language model than adapters is trained.
     """
     if lora is not None:
         if not isinstance(lora, Mapping):
             raise InputError(f"lora is {lora!r}; expected options of peft.LoraConfig, such as {{'r': 16}}, or null.")
         _add_lora(network, dict(lora))
-    for pattern in [frozen] if isinstance(frozen, str) else frozen:
+    for pattern in [frozen] if isinstance(frozen, str) else frozen or ():
         _freeze(network, pattern)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InputError(f"frozen {frozen!r} leaves nothing to train; leave a part of the model out of it.")
@@ -96,20 +97,24 @@ def _freeze(network: nn.Module, pattern: str) -> None:
 def _hold_frozen_in(network: nn.Module, precision: str) -> None:
     if precision != "bfloat16":
         raise InputError(f"frozen_precision is {precision!r}; expected 'float32' or 'bfloat16'.")
-    frozen = [p for p in network.get_submodule(LANGUAGE_MODEL).parameters() if not p.requires_grad]
-    if not frozen:
+    # the head is tied to the embedding, or a matrix of its own
+    parts = [*network.get_submodule(LANGUAGE_MODEL).named_parameters(), *network.lm_head.named_parameters("lm_head")]
+    if trained := [name for name, value in parts if value.requires_grad and ".lora_" not in name]:
         raise InputError(
-            "frozen_precision is 'bfloat16', but nothing of the language model is frozen; give lora or frozen, or "
+            f"frozen_precision is 'bfloat16', but {trained[0]} of the language model is trained ({len(trained)} "
+            "weights in all); expected adapters alone. Give lora, freeze model.language_model and lm_head, or take "
             "'float32'."
         )
-    head = network.get_output_embeddings().weight  # tied to the embedding, or a matrix of its own
-    for parameter in frozen if head.requires_grad else [*frozen, head]:
-        parameter.data = parameter.data.bfloat16()
+    for name, value in parts:
+        if ".lora_" not in name:
+            value.data = value.data.bfloat16()
 
 
 def _stay_in_evaluation_mode(module: nn.Module, inputs: Any) -> None:
     if module.training:
-        module.eval()
+        for inner in module.modules():
+            # of a layer itself, the mode decides alone whether its activations are computed again
+            inner.training = isinstance(inner, GradientCheckpointingLayer)
 
 
 def _add_lora(network: nn.Module, options: dict[str, Any]) -> None:

@@ -14,12 +14,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn as nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map_only
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from monai_u2.exceptions import InputError
+from monai_u2.processes import process_index
 
 DISTRIBUTIONS = ("replicate", "full_shard")
 
@@ -86,20 +87,19 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def gradients_kept_local(network: nn.Module, local: bool) -> Iterator[None]:
-    """Don't exchange gradients between processes in the backward passes here, where `local`; they add up until then."""
-    if isinstance(network, DistributedDataParallel) and local:
-        with network.no_sync():
-            yield
-        return
-    if isinstance(network, FSDPModule):
-        network.set_requires_gradient_sync(not local)
-    yield
+    """Don't exchange gradients between replicas in the backward passes here, where `local`; they add up until then.
+
+    Those of shards are exchanged each time: each process would hold all of them until then.
+    """
+    with network.no_sync() if local and isinstance(network, DistributedDataParallel) else nullcontext():
+        yield
 
 
 def full_state(part: Any) -> Any:
     """State dict of a module, an optimizer or anything else, without a trace of the processes.
 
-    Each process has to call this; each gets the whole state.
+    Each process has to call this. Of what is sharded the first one gets the whole, the others nothing: one machine may
+    run several, and hasn't the memory for as many copies.
 
     Args:
         part: an object with `state_dict`; a module in DistributedDataParallel gives the module's own names, shards are
@@ -114,14 +114,19 @@ def full_state(part: Any) -> Any:
         first = names.setdefault(id(parameter), name)
         state[name] = whole_tensor(state[name]) if first == name else state[first]
     for name in getattr(part, "scalar_parameters", ()):
-        state[name] = state[name].reshape(())
+        state[name] = state[name].reshape(() if state[name].numel() else 0)
     return state
 
 
 def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor that is sharded over the processes as a whole, on the CPU; any other is given back."""
+    """A tensor that is sharded over the processes as a whole, on the CPU of the first one; any other is given back."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    whole = tensor.full_tensor()
+    if process_index():
+        return whole.new_empty(0)
     # gathered from uneven shards, it is a view of a larger one, all of which would be saved
-    return tensor.full_tensor().cpu().clone() if isinstance(tensor, DTensor) else tensor
+    return whole.to("cpu", copy=True).contiguous()
 
 
 def load_full_state(part: Any, state: Mapping[str, Any]) -> None:

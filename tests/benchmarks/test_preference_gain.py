@@ -25,9 +25,9 @@ def test_table_of_the_real_model_on_real_phantoms(tiny_bundle: Path, phantoms: d
     same, output = tiny_bundle / "models" / "model.pt", tmp_path / "gain.json"
     preference_gain.benchmark(str(phantoms["test"]), str(same), bundle=str(tiny_bundle), output=str(output))
     figures = json.loads(output.read_text())
-    before, again = figures["rows"].values()
-    difference = again.pop("difference")
+    references, before, again, difference = figures["rows"].values()
     assert figures["cases"] == 2 and before == again
+    assert references["judge score"]["value"] == references["finding F1"]["value"] == 1.0
     assert all(value["value"] == value["low"] == value["high"] == 0 for value in difference.values())
 
 
@@ -38,14 +38,24 @@ def test_what_changes(phantoms: dict[str, Path], tmp_path: Path, monkeypatch: py
         return [record["answer"] if checkpoint else "No abnormality." for record in records]
 
     monkeypatch.setattr(preference_gain, "reports_of", reports)
-    (tmp_path / "after.pt").write_bytes(b"")
+    for name in ("after.pt", "again.pt"):
+        (tmp_path / name).write_bytes(b"")
     output = tmp_path / "gain.json"
-    preference_gain.benchmark(str(phantoms["test"]), [str(tmp_path / "after.pt")], output=str(output))
-    before, after = json.loads(output.read_text())["rows"].values()
-    assert before["distinct"] == 0.5 and after["distinct"] == 1.0
+    models = [str(tmp_path / "after.pt"), str(tmp_path / "again.pt")]
+    preference_gain.benchmark(str(phantoms["test"]), models, output=str(output))
+    rows = json.loads(output.read_text())["rows"]
+    before, after, difference = (
+        rows[f"{name}"] for name in ("before, shipped model", f"after, {models[0]}", f"difference, {models[0]}")
+    )
+    assert before["distinct"] == 0.5 and after["distinct"] == rows["references"]["distinct"] == 1.0
     assert before["words"]["value"] == 2.0 and after["judge score"]["value"] == 1.0
-    assert after["difference"]["words"]["value"] == after["words"]["value"] - 2.0
-    assert after["difference"]["judge score"]["value"] > 0
+    assert difference["words"]["value"] == after["words"]["value"] - 2.0 and difference["judge score"]["value"] > 0
+    assert rows["mean difference"] == difference == rows[f"difference, {models[1]}"]  # two that are alike
+
+
+def test_each_model_has_its_own_before(phantoms: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="before names 2 models, after 1"):
+        preference_gain.benchmark(str(phantoms["test"]), "a.pt", before=["b.pt", "c.pt"])
 
 
 def test_scores_by_hand() -> None:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,23 @@ def test_all_references_give_the_same_margins(bundle: Path, pairs: Path, tmp_pat
     ]
     assert len(found[0]) == 2
     assert found[1] == pytest.approx(found[0], abs=2e-3) and found[2] == pytest.approx(found[0], abs=2e-3)
+
+
+def test_resumes_to_the_last_bit(bundle: Path, pairs: Path, tmp_path: Path) -> None:
+    options = ("--max_epochs", "2", "--val_interval", "5", "--learning_rate", "0.003", "--max_fall", "5")
+    run(bundle, pairs, tmp_path / "whole", *options)
+    (tmp_path / "resumed").mkdir()
+    shutil.copy(tmp_path / "whole" / "checkpoint_step=2.pt", tmp_path / "resumed")
+    log = run(bundle, pairs, tmp_path / "resumed", *options, "--resume", "True")
+    assert "resumed from" in log
+    states = [
+        torch.load(tmp_path / name / "checkpoint_step=4.pt", weights_only=True)["network"]
+        for name in ("whole", "resumed")
+    ]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    begin = torch.load(tmp_path / "whole" / "checkpoint_step=2.pt", weights_only=True)
+    assert any(not torch.equal(value, states[0][name]) for name, value in begin["network"].items())
+    assert len(begin["collapse_stop"]["falls"]) == 2
 
 
 def test_pairs_of_another_model_are_refused(bundle: Path, pairs: Path, tmp_path: Path) -> None:

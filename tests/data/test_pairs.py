@@ -87,12 +87,18 @@ def test_pairs_of_another_model_where_asked_for(folder: Path) -> None:
 def test_reference_log_probabilities_belong_to_pair_and_model(folder: Path) -> None:
     path, model = written(folder, pair(folder), pair(folder, question="Which?")), folder / "model.pt"
     pairs = load_pairs(path, model)
+    settings = {"spacing": [5.0, 4.0, 4.0]}
     with pytest.raises(InputError, match=r"pairs.reference.jsonl: does not exist; make it with"):
-        with_reference(path, pairs, model)
-    write_reference(path, pairs, [(-1.5, -2.5), (-3.0, -4.0)], model)
-    found = with_reference(path, pairs[::-1], model)
+        with_reference(path, pairs, model, settings)
+    write_reference(path, pairs, [(-1.5, -2.5), (-3.0, -4.0)], model, settings)
+    found = with_reference(path, pairs[::-1], model, settings)
     assert [one["reference_log_probs"] for one in found] == [[-3.0, -4.0], [-1.5, -2.5]]
+    with pytest.raises(InputError, match=r"lacks 2 of 2 pairs with the model .* and these settings"):
+        with_reference(path, pairs, model, {"spacing": [3.0, 3.0, 3.0]})
+    other_image = [{**one, "image": "other.nii.gz"} for one in pairs]
+    with pytest.raises(InputError, match=r"lacks 1 of 2 pairs .*\(the first: pair 2\)"):
+        with_reference(path, [pairs[0], other_image[1]], model, settings)
     (folder / "model.pt").write_bytes(b"other weights")
     with pytest.raises(InputError, match=r"lacks 2 of 2 pairs with the model"):
-        with_reference(path, pairs, model)
+        with_reference(path, pairs, model, settings)
     assert reference_path(path).name == "pairs.reference.jsonl"

@@ -86,3 +86,11 @@ def test_processes_share_each_batch(in_processes: Callable[..., list[Any]]) -> N
         batches = [sorted(key for share in shares for key in share[i]) for i in range(2)]
         assert batches == [sorted(batch) for batch in shared()]
     assert "batch_size is 4, which 3 processes can't share evenly" in in_processes(3, uneven)[0]
+
+
+def test_other_lengths_do_not_resume() -> None:
+    state = ResumableBatchSampler(4, 2, seed=0, lengths=[1, 2, 3, 4]).state_dict()
+    ResumableBatchSampler(4, 2, seed=0, lengths=[1.0, 2.0, 3.0, 4.0]).load_state_dict(state)
+    for lengths in (None, [4, 3, 2, 1]):
+        with pytest.raises(InputError, match="lengths is"):
+            ResumableBatchSampler(4, 2, seed=0, lengths=lengths).load_state_dict(state)

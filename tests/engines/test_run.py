@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from monai_u2.engines import attach_handlers, run_training
+from monai_u2.handlers import BestModelSaver, TrainingCheckpoints
 
 
 def engines(max_epochs: int) -> tuple[SupervisedTrainer, SupervisedEvaluator]:
@@ -42,6 +43,27 @@ def test_the_last_epoch_is_validated_where_it_is_not_due(val_interval: int, vali
     trainer, evaluator = engines(max_epochs=3)
     run_training(trainer, evaluator, val_interval, tmp_path)
     assert trainer.state.iteration == 6 and evaluator.state.epoch == validated
+
+
+def test_the_result_of_the_last_validation_is_kept(tmp_path: Path) -> None:
+    trainer, evaluator = engines(max_epochs=3)
+    best = BestModelSaver(tmp_path, {"model": trainer.network})
+    evaluator.state.key_metric_name = "f1"
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: engine.state.metrics.update(f1=0.5))
+    best.attach(evaluator)
+    checkpoints = TrainingCheckpoints(tmp_path, {"trainer": trainer, "best_model": best})
+    checkpoints.start(trainer)
+    run_training(trainer, evaluator, 2, tmp_path, checkpoints)
+    state = torch.load(tmp_path / "checkpoint_step=6.pt", weights_only=True)
+    assert state["best_model"] == {"best": 0.5}
+
+
+def test_an_epoch_that_was_ended_within_is_not_validated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer, evaluator = engines(max_epochs=3)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda engine: engine.terminate())
+    run_training(trainer, evaluator, 3, tmp_path)
+    assert trainer.state.iteration == 3 and evaluator.state.epoch == 0
+    assert "epoch 2 was ended after 1 of 2 steps and isn't validated" in caplog.text
 
 
 def test_a_finished_training_is_not_started_again(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

@@ -44,6 +44,13 @@ def test_stops_after_validations_without_gain_also_over_a_resume() -> None:
     assert train([0.4, 0.3, 0.2, 0.9], patience=2, state=state)[0] == 3
 
 
+def test_what_was_stopped_stays_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    _, state = train([0.3, 0.2, 0.1], patience=2)
+    epochs, _ = train([0.9, 0.9], patience=2, state=state)
+    assert epochs == 0 and "ended after 2 validations without a better one" in caplog.text
+    assert train([0.9, 0.9], patience=3, state=state)[0] == 2
+
+
 @pytest.mark.parametrize("patience", [0, 1.5])
 def test_patience_that_is_none_is_refused(patience: float) -> None:
     with pytest.raises(InputError, match="early_stopping_patience is .*expected a whole number of validations"):

@@ -57,7 +57,7 @@ def test_a_resumed_training_ends_at_the_same_step() -> None:
 def test_the_reference_is_precomputed_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monai_u2.handlers.preference.number_of_processes", lambda: 2)
     with pytest.raises(InputError, match="precompute_reference runs in 2 processes; expected one"):
-        SaveReference("pairs.jsonl", [], "model.pt").attach(Engine(lambda engine, batch: None))
+        SaveReference("pairs.jsonl", [], "model.pt", {}).attach(Engine(lambda engine, batch: None))
 
 
 def test_wrong_options_are_refused() -> None:

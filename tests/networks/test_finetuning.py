@@ -126,7 +126,7 @@ def test_patterns_freeze_modules_and_parameters(tiny_u2llm: U2LLM) -> None:
         name for name, _ in network.named_parameters() if name.endswith(".bias")
     }
     network.model.language_model(inputs_embeds=torch.zeros(1, 2, 64))
-    assert [layer.training for layer in layers] == [True, False]
+    assert [layer.mlp.training for layer in layers] == [True, False]
     with pytest.raises(InputError, match="leaves nothing to train"):
         prepare_finetuning(tiny_u2llm, frozen="model*")
 
@@ -176,5 +176,16 @@ def test_what_is_frozen_of_the_language_model_in_bfloat16(tiny_u2llm: U2LLM, bat
 def test_precisions_that_hold_nothing_are_refused(tiny_u2llm: U2LLM) -> None:
     with pytest.raises(InputError, match="frozen_precision is 'float16'; expected 'float32' or 'bfloat16'"):
         prepare_finetuning(tiny_u2llm, lora=LORA, frozen_precision="float16")
-    with pytest.raises(InputError, match="but nothing of the language model is frozen; give lora or frozen"):
-        prepare_finetuning(U2LLM(tiny_u2llm.config), frozen_precision="bfloat16")
+    for frozen in ([], ["model.language_model.layers.0"]):
+        with pytest.raises(InputError, match="of the language model is trained .*; expected adapters alone"):
+            prepare_finetuning(U2LLM(tiny_u2llm.config), frozen=frozen, frozen_precision="bfloat16")
+
+
+def test_frozen_layers_are_computed_again_too(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    """Gradients go through a language model that is frozen: without it all its activations would be held."""
+    network = prepare_finetuning(tiny_u2llm, frozen=["model.language_model", "lm_head"], activation_checkpointing=True)
+    calls = []
+    layer = network.model.language_model.layers[0]
+    layer.self_attn.register_forward_pre_hook(lambda module, _: calls.append(module.training))
+    network.train()(**batch).logits.sum().backward()
+    assert calls == [False, False]

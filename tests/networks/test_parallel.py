@@ -77,21 +77,25 @@ def test_states_are_whole_and_go_on_anywhere(
     train(alone, batch, optimizer)
     expected = deepcopy({"network": full_state(alone), "optimizer": full_state(optimizer)})
     states = in_processes(2, trained_states, deepcopy(start), batch, distribution)
-    for process in states:
-        assert_same(expected["network"], process["network"])
-        assert_same(MergedWeights(alone).state_dict(), process["merged"])
-        tied = [process["network"][name] for name in ("lm_head.weight", "model.language_model.embed_tokens.weight")]
-        assert tied[0].data_ptr() == tied[1].data_ptr()  # or they would be saved twice
+    first, second = states
+    assert_same(expected["network"], first["network"])
+    assert_same(MergedWeights(alone).state_dict(), first["merged"])
+    tied = [first["network"][name] for name in ("lm_head.weight", "model.language_model.embed_tokens.weight")]
+    assert tied[0].data_ptr() == tied[1].data_ptr()  # or they would be saved twice
+    sizes = {name: value.numel() for name, value in second["network"].items()}
+    if distribution == "full_shard":
+        assert not any(sizes[name] for name, _ in start.named_parameters())
+    else:
+        assert_same(expected["network"], second["network"])
     # what several processes saved goes on alone, and what one saved in several
     train(alone, batch, optimizer)
     going_on = deepcopy(start)
     its_optimizer = optimizer_of(going_on)
-    load_full_state(going_on, states[1]["network"])
-    load_full_state(its_optimizer, states[1]["optimizer"])
+    load_full_state(going_on, states[0]["network"])
+    load_full_state(its_optimizer, states[0]["optimizer"])
     train(going_on, batch, its_optimizer)
     assert_same(alone.state_dict(), going_on.state_dict())
-    for state in in_processes(3, resumed, deepcopy(start), batch, distribution, expected):
-        assert_same(alone.state_dict(), state)
+    assert_same(alone.state_dict(), in_processes(3, resumed, deepcopy(start), batch, distribution, expected)[0])
 
 
 def kinds(network: U2LLM, distribution: str) -> tuple[bool, bool, int]:
@@ -124,11 +128,11 @@ def accumulated(distribution: str) -> list[list[float]]:
     return seen
 
 
-def test_gradients_are_exchanged_once(in_processes: InProcesses) -> None:
+def test_gradients_of_replicas_are_exchanged_once(in_processes: InProcesses) -> None:
     first, second = in_processes(2, accumulated, "replicate")
     assert first == [[1.0, 0.0], [1.0, 1.0]] and second == [[0.0, 1.0], [1.0, 1.0]]
-    # shards keep the sum aside until it is exchanged
-    assert [process[-1] for process in in_processes(2, accumulated, "full_shard")] == [[1.0, 1.0], [1.0, 1.0]]
+    # those of shards each time, means over the processes that add up; a process would hold all of them otherwise
+    assert in_processes(2, accumulated, "full_shard") == [[[0.5, 0.5], [1.0, 1.0]]] * 2
 
 
 def test_weights_of_two_precisions_are_not_sharded(tiny_u2llm: U2LLM) -> None:
