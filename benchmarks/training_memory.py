@@ -125,10 +125,10 @@ def parsed(training: str, shapes: str | None, recipe: str | None) -> ConfigParse
     return parser
 
 
-def batch(parser: ConfigParser, network: U2LLM, training: str) -> dict[str, torch.Tensor]:
+def batch(parser: ConfigParser, network: U2LLM, training: str, processes: int) -> dict[str, torch.Tensor]:
     """A micro-batch of the longest prompts and the most slabs."""
     read = parser.get_parsed_content
-    cases = read("micro_batch_size") or read("batch_size")
+    cases = read("micro_batch_size") or read("batch_size") // processes
     rows = 2 if training == "dpo" else read("questions_per_image")
     queries, length, answer = network.num_image_tokens, read("max_length"), read("max_new_tokens")
     ids = torch.cat(
@@ -148,11 +148,16 @@ def batch(parser: ConfigParser, network: U2LLM, training: str) -> dict[str, torc
     }
 
 
-def steps(parser: ConfigParser, network: U2LLM, optimizer: torch.optim.Optimizer, training: str) -> None:
-    """Two optimizer steps: in the second one the optimizer has its state."""
+def steps(
+    parser: ConfigParser, network: U2LLM, optimizer: torch.optim.Optimizer, training: str, processes: int
+) -> None:
+    """Two optimizer steps: in the second one the optimizer has its state. Each has two micro-batches where the process
+    has several: in the second one there are gradients already."""
     precision = parser.get_parsed_content("precision")
-    for _ in range(2):
-        inputs = batch(parser, network, training)
+    cases = parser.get_parsed_content("batch_size") // processes
+    several = cases > (parser.get_parsed_content("micro_batch_size") or cases)
+    for number in range(4 if several else 2):
+        inputs = batch(parser, network, training, processes)
         image, labels = inputs.pop("image"), inputs["labels"]
         if training == "dpo":
             reference = "precomputed" if parser.get_parsed_content("lora") is None else "adapter"
@@ -162,9 +167,10 @@ def steps(parser: ConfigParser, network: U2LLM, optimizer: torch.optim.Optimizer
             del inputs["labels"]
             loss = ReportLoss()(AutocastInferer(precision)(image, network, **inputs), {"labels": labels})
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         del loss
+        if not several or number % 2:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
 def on_meta(parser: ConfigParser) -> U2LLM:
@@ -197,7 +203,7 @@ def tracked_peak(parser: ConfigParser, network: U2LLM, training: str, processes:
     for parameter in trained_by(network):
         parameter.register_post_accumulate_grad_hook(tracker.count_as_gradient)
     with tracker, AllTrue():
-        steps(parser, network, optimizer, training)
+        steps(parser, network, optimizer, training, processes)
     return tracker.peak
 
 
@@ -225,7 +231,7 @@ def measured(training: str, shapes: str | None, recipe: str | None) -> float:
     before = reset_peak_memory()
     for tensor in materialized(network).state_dict().values():
         tensor.zero_()
-    steps(parser, network, torch.optim.AdamW(trained_by(network)), training)
+    steps(parser, network, torch.optim.AdamW(trained_by(network)), training, processes=1)
     return (peak_memory() - before) / GB
 
 

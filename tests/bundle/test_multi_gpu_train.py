@@ -55,6 +55,7 @@ PREFERENCE_SETTINGS = {
     "micro_batch_size": 1,
     "warmup_steps": 1,
     "learning_rate": 0.003,
+    "sft_weight": 0.0,
     "max_epochs": 4,
     "val_interval": 4,
     "validate#inferer#max_new_tokens": 8,
