@@ -13,10 +13,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 
 from monai_u2.exceptions import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class ResumableEarlyStopping(EarlyStopping):
@@ -47,7 +51,7 @@ class ResumableEarlyStopping(EarlyStopping):
 
     def _stay_stopped(self, trainer: Engine) -> None:
         if self.counter >= self.patience:
-            self.logger.warning(
+            logger.warning(
                 "the training had ended after %d validations without a better one; give a larger "
                 "--early_stopping_patience to go on.",
                 self.counter,

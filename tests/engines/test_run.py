@@ -61,7 +61,8 @@ def test_the_result_of_the_last_validation_is_kept(tmp_path: Path) -> None:
 def test_an_epoch_that_was_ended_within_is_not_validated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer, evaluator = engines(max_epochs=3)
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda engine: engine.terminate())
-    run_training(trainer, evaluator, 3, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        run_training(trainer, evaluator, 3, tmp_path)
     assert trainer.state.iteration == 3 and evaluator.state.epoch == 0
     assert "epoch 2 was ended after 1 of 2 steps and isn't validated" in caplog.text
 

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from ignite.engine import Engine, Events
 
@@ -46,7 +48,8 @@ def test_stops_after_validations_without_gain_also_over_a_resume() -> None:
 
 def test_what_was_stopped_stays_stopped(caplog: pytest.LogCaptureFixture) -> None:
     _, state = train([0.3, 0.2, 0.1], patience=2)
-    epochs, _ = train([0.9, 0.9], patience=2, state=state)
+    with caplog.at_level(logging.WARNING):
+        epochs, _ = train([0.9, 0.9], patience=2, state=state)
     assert epochs == 0 and "ended after 2 validations without a better one" in caplog.text
     assert train([0.9, 0.9], patience=3, state=state)[0] == 2
 
