@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ import torch.distributed as dist
 from monai_u2.exceptions import InputError
 
 Result = TypeVar("Result")
+_RELEASE_SECONDS = 0.2
 _LOST = ("Timed out", "timed out", "timeout", "Connection closed by peer", "Connection reset by peer")
 
 
@@ -57,9 +59,17 @@ def start_processes(timeout_minutes: float = 30.0) -> None:
 
 
 def end_processes() -> None:
-    """Leave the group of processes."""
+    """Wait for the other processes and leave their group.
+
+    Gloo's threads release the tensors of a collective operation after its result is there, and need Python's lock for
+    it. One that comes by only when Python is already ending aborts the process (known to PyTorch's developers:
+    https://github.com/pytorch/pytorch/pull/179291), and `destroy_process_group` doesn't wait for them. So each gets the
+    time for it, while nothing else is left to do.
+    """
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
+        time.sleep(_RELEASE_SECONDS)
 
 
 def process_device() -> torch.device:
