@@ -25,8 +25,32 @@ if TYPE_CHECKING:
 
     from monai_u2.networks import U2LLM
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with as many threads as cores each hinder each other
+
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "u2llm"
+LONGEST = (
+    "tests/test_docs.py docs/training.md",
+    "tests/benchmarks/test_tokenizer.py",
+    "tests/bundle/test_training.py",
+    "tests/bundle/test_multi_gpu_train.py",
+    "tests/bundle/test_dpo.py",
+    "tests/test_docs.py docs/preferences.md",
+    "tests/test_docs.py docs/models.md",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A worker takes a whole file, or what one page of the documentation runs; the longest come first."""
+    groups: dict[str, int] = {}
+    for item in items:
+        page = item.callspec.params.get("page") if hasattr(item, "callspec") else None
+        group = str(item.path.relative_to(ROOT)) + (f" {page.relative_to(ROOT)}" if page else "")
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(group, LONGEST.index(group) if group in LONGEST else len(LONGEST))
+    items.sort(key=lambda item: groups[next(item.iter_markers("xdist_group")).args[0]])
 
 
 @pytest.fixture(scope="session")
