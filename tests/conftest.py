@@ -22,6 +22,7 @@ import pytest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+    from xdist.scheduler import LoadScopeScheduling
 
     from monai_u2.networks import U2LLM
 
@@ -31,26 +32,32 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "u2llm"
 LONGEST = (
-    "tests/test_docs.py docs/training.md",
+    "tests/test_docs.py::test_commands_run[docs/training.md]",
     "tests/benchmarks/test_tokenizer.py",
-    "tests/bundle/test_training.py",
     "tests/bundle/test_multi_gpu_train.py",
+    "tests/bundle/test_training.py",
     "tests/bundle/test_dpo.py",
-    "tests/test_docs.py docs/preferences.md",
-    "tests/test_docs.py docs/models.md",
+    "tests/test_docs.py::test_commands_run[docs/preferences.md]",
+    "tests/test_docs.py::test_commands_run[docs/models.md]",
 )
 
 
-@pytest.hookimpl(tryfirst=True)
+def _shared_by(node_id: str) -> str:
+    """What one worker takes: a file, whose tests may share fixtures, or the commands of one page of the docs."""
+    return node_id if "::test_commands_run[" in node_id else node_id.split("::")[0]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker takes a whole file, or what one page of the documentation runs; the longest come first."""
-    groups: dict[str, int] = {}
-    for item in items:
-        page = item.callspec.params.get("page") if hasattr(item, "callspec") else None
-        group = str(item.path.relative_to(ROOT)) + (f" {page.relative_to(ROOT)}" if page else "")
-        item.add_marker(pytest.mark.xdist_group(group))
-        groups.setdefault(group, LONGEST.index(group) if group in LONGEST else len(LONGEST))
-    items.sort(key=lambda item: groups[next(item.iter_markers("xdist_group")).args[0]])
+    """What takes longest comes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: LONGEST.index(name) if (name := _shared_by(item.nodeid)) in LONGEST else len(LONGEST))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = _shared_by
+    return scheduler
 
 
 @pytest.fixture(scope="session")
