@@ -57,8 +57,28 @@ def measured(reports: list[str], records: list[dict[str, Any]]) -> dict[str, Any
         "length": np.array([len(report.split()) for report in reports]),
         "named": findings_matrix([parse_findings(report) for report in reports]),
         "there": findings_matrix([record["findings"] for record in records]),
-        "distinct": len(set(reports)) / len(reports),
+        "reports": reports,
     }
+
+
+def distinct_share(reports: list[str], cases: np.ndarray) -> float:
+    """Share of different texts among the reports of some cases."""
+    return len({reports[case] for case in cases}) / len(cases)
+
+
+def distinct_difference(runs: list[tuple[list[str], list[str]]], num_halves: int = 1000) -> dict[str, float]:
+    """Mean over (before, after) of the differences of :func:`distinct_share`, with its interval over halves of cases.
+
+    Not by bootstrap: what it draws twice would count as the same text twice.
+    """
+    rng, num = np.random.default_rng(0), len(runs[0][0])
+
+    def mean(cases: np.ndarray) -> float:
+        return float(np.mean([distinct_share(after, cases) - distinct_share(before, cases) for before, after in runs]))
+
+    halves = [mean(rng.permutation(num)[: max(1, num // 2)]) for _ in range(num_halves)]
+    low, high = np.percentile(halves, [2.5, 97.5])
+    return {"value": mean(np.arange(num)), "low": float(low), "high": float(high)}
 
 
 def statistics(run: dict[str, Any]) -> dict[str, Number]:
@@ -114,22 +134,26 @@ def benchmark(
     print(f"{len(cases)} cases\n\n| | {' | '.join(NUMBERS)} | distinct reports |\n|---|---|---|---|---|")
     rows: dict[str, Any] = {}
 
-    def add(name: str, numbers: dict[str, Number], distinct: float | None = None) -> None:
+    def add(name: str, numbers: dict[str, Number], distinct: float | dict[str, float]) -> None:
         rows[name] = {key: case_bootstrap(number, len(cases)) for key, number in numbers.items()}
-        shown = " | ".join(show(rows[name][key]) for key in NUMBERS)
-        print(f"| {name} | {shown} | {'' if distinct is None else f'{distinct:.2f}'} |")
-        if distinct is not None:
-            rows[name]["distinct"] = distinct
+        shown = [show(rows[name][key]) for key in NUMBERS]
+        shown.append(show(distinct) if isinstance(distinct, dict) else f"{distinct:.3f}")
+        print(f"| {name} | {' | '.join(shown)} |")
+        rows[name]["distinct"] = distinct
 
-    add("references", statistics(references), references["distinct"])
-    differences = []
+    everything = np.arange(len(cases))
+    add("references", statistics(references), distinct_share(references["reports"], everything))
+    differences, texts = [], []
     for first, last in zip(befores, after):
         for name, path in (("before", first), ("after", last)):
-            add(f"{name}, {path or 'shipped model'}", statistics(runs[path]), runs[path]["distinct"])
+            share = distinct_share(runs[path]["reports"], everything)
+            add(f"{name}, {path or 'shipped model'}", statistics(runs[path]), share)
         differences.append(difference(statistics(runs[first]), statistics(runs[last])))
-        add(f"difference, {last}", differences[-1])
+        texts.append((runs[first]["reports"], runs[last]["reports"]))
+        add(f"difference, {last}", differences[-1], distinct_difference(texts[-1:]))
     if len(after) > 1:
-        add("mean difference", {key: mean_of([one[key] for one in differences]) for key in NUMBERS})
+        mean = {key: mean_of([one[key] for one in differences]) for key in NUMBERS}
+        add("mean difference", mean, distinct_difference(texts))
     write_figures(output, {"records": str(records), "cases": len(cases), "rows": rows})
 
 

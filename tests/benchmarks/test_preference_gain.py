@@ -50,12 +50,22 @@ def test_what_changes(phantoms: dict[str, Path], tmp_path: Path, monkeypatch: py
     assert before["distinct"] == 0.5 and after["distinct"] == rows["references"]["distinct"] == 1.0
     assert before["words"]["value"] == 2.0 and after["judge score"]["value"] == 1.0
     assert difference["words"]["value"] == after["words"]["value"] - 2.0 and difference["judge score"]["value"] > 0
+    assert difference["distinct"]["value"] == 0.5
     assert rows["mean difference"] == difference == rows[f"difference, {models[1]}"]  # two that are alike
 
 
 def test_each_model_has_its_own_before(phantoms: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="before names 2 models, after 1"):
         preference_gain.benchmark(str(phantoms["test"]), "a.pt", before=["b.pt", "c.pt"])
+
+
+def test_texts_that_disappear_are_counted_over_halves_of_the_cases() -> None:
+    before, after = [str(case) for case in range(100)], [str(case % 50) for case in range(100)]
+    found = preference_gain.distinct_difference([(before, after), (before, before)])
+    assert found["value"] == -0.25  # half of the texts of one of two runs
+    assert found["low"] < found["high"] < 0 and found == preference_gain.distinct_difference(
+        [(before, after), (before, before)]
+    )
 
 
 def test_scores_by_hand() -> None:
