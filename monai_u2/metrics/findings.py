@@ -17,7 +17,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric
+
+from monai_u2.exceptions import InputError
+from monai_u2.metrics.report_metric import GatheredMetric
+from monai_u2.metrics.significance import CaseStatistic, bootstrap_intervals, ratio
+
+F1_AVERAGES: tuple[str, ...] = ("micro", "macro")
 
 
 def micro_f1(predicted: np.ndarray, reference: np.ndarray) -> float:
@@ -31,12 +36,51 @@ def micro_f1(predicted: np.ndarray, reference: np.ndarray) -> float:
     Raises:
         ValueError: when the shapes differ.
     """
-    predicted, reference = np.asarray(predicted, dtype=bool), np.asarray(reference, dtype=bool)
-    if predicted.shape != reference.shape:
-        raise ValueError(f"predicted {predicted.shape} and reference {reference.shape} findings must have one shape.")
-    true_positives = np.logical_and(predicted, reference).sum()
-    named = predicted.sum() + reference.sum()
-    return float(2 * true_positives / named) if named else 0.0
+    return f1_statistic(predicted, reference, "micro").value
+
+
+def macro_f1(predicted: np.ndarray, reference: np.ndarray) -> float:
+    """Mean of :func:`label_f1` over the labels, those that are nowhere named nor there with their 0.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    return f1_statistic(predicted, reference, "macro").value
+
+
+def label_f1(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """F1 of each label `(findings,)`; 0 where it is nowhere named nor there, as scikit-learn has it.
+
+    Args:
+        predicted: boolean `(cases, findings)`.
+        reference: boolean `(cases, findings)`.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    predicted, reference = finding_pair(predicted, reference)
+    hits = 2 * (predicted & reference).sum(axis=0)
+    return ratio(hits, predicted.sum(axis=0) + reference.sum(axis=0), empty=0.0)
+
+
+def f1_statistic(predicted: np.ndarray, reference: np.ndarray, average: str = "micro") -> CaseStatistic:
+    """Micro or macro F1 for :mod:`monai_u2.metrics.significance`.
+
+    Args:
+        predicted: boolean `(cases, findings)`.
+        reference: boolean `(cases, findings)`.
+        average: one of :data:`F1_AVERAGES`.
+
+    Raises:
+        ValueError: when the shapes differ.
+        InputError: for another average.
+    """
+    _check_average(average)
+    predicted, reference = finding_pair(predicted, reference)
+    hits, named = 2.0 * (predicted & reference), predicted.astype(float) + reference
+    if average == "micro":
+        hits, named = hits.sum(axis=1, keepdims=True), named.sum(axis=1, keepdims=True)
+    return CaseStatistic(np.concatenate([hits, named], axis=1), _mean_ratio)
 
 
 def bootstrap_interval(
@@ -54,16 +98,9 @@ def bootstrap_interval(
     Returns:
         Lower and upper end.
     """
-    rng = np.random.default_rng(seed)
-    predicted, reference = np.asarray(predicted, dtype=bool), np.asarray(reference, dtype=bool)
-    true_positives = np.logical_and(predicted, reference).sum(axis=1)
-    named = predicted.sum(axis=1) + reference.sum(axis=1)
-    draws = rng.integers(len(named), size=(num_samples, len(named)))
-    totals = named[draws].sum(axis=1)
-    scores = np.where(totals > 0, 2 * true_positives[draws].sum(axis=1) / np.maximum(totals, 1), 0.0)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(scores, [tail, 1 - tail])
-    return float(low), float(high)
+    statistics = {"f1": f1_statistic(predicted, reference, "micro")}
+    interval = bootstrap_intervals(statistics, num_samples=num_samples, confidence=confidence, seed=seed)["f1"]
+    return interval.low, interval.high
 
 
 def finding_table(predicted: np.ndarray, reference: np.ndarray, labels: Sequence[str]) -> list[dict[str, float | str]]:
@@ -97,21 +134,57 @@ def finding_table(predicted: np.ndarray, reference: np.ndarray, labels: Sequence
     return rows
 
 
-class FindingF1(CumulativeIterationMetric):
-    """Micro finding F1 over all cases, as a MONAI metric.
+def finding_pair(predicted: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as boolean `(cases, findings)`.
 
-    Called with batches of finding vectors `(F,)`; gathered over processes and computed by :func:`micro_f1`.
+    Raises:
+        ValueError: when the shapes differ.
     """
+    predicted, reference = np.asarray(predicted, dtype=bool), np.asarray(reference, dtype=bool)
+    if predicted.shape != reference.shape:
+        raise ValueError(f"predicted {predicted.shape} and reference {reference.shape} findings must have one shape.")
+    return predicted, reference
+
+
+class FindingMetric(GatheredMetric):
+    """Base of MONAI metrics of finding vectors `(F,)`, gathered over processes."""
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: object) -> torch.Tensor:
         if y is None:
-            raise ValueError("FindingF1 needs the reference findings.")
+            raise ValueError(f"{type(self).__name__} needs the reference findings.")
         return torch.stack([y_pred, y], dim=1)
 
+    def findings(self) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted and reference findings, boolean `(cases, findings)`, of all processes; each has to call this."""
+        vectors = self.gathered() > 0.5
+        return vectors[:, 0], vectors[:, 1]
+
+
+class FindingF1(FindingMetric):
+    """Finding F1 over all cases, as a MONAI metric of finding vectors `(F,)`.
+
+    Args:
+        average: one of :data:`F1_AVERAGES`, see :func:`micro_f1` and :func:`macro_f1`.
+
+    Raises:
+        InputError: for another average.
+    """
+
+    def __init__(self, average: str = "micro") -> None:
+        super().__init__()
+        _check_average(average)
+        self.average = average
+
     def aggregate(self) -> float:
-        """Micro F1 of the cases since the last reset."""
-        buffer = self.get_buffer()
-        if buffer is None:
-            raise ValueError("FindingF1 has seen no case.")
-        counts = np.asarray(buffer.cpu()) > 0.5
-        return micro_f1(counts[:, 0], counts[:, 1])
+        """F1 of the cases since the last reset."""
+        return f1_statistic(*self.findings(), self.average).value
+
+
+def _mean_ratio(sums: np.ndarray) -> np.ndarray:
+    hits, named = np.split(sums, 2, axis=-1)
+    return ratio(hits, named, empty=0.0).mean(axis=-1)
+
+
+def _check_average(average: str) -> None:
+    if average not in F1_AVERAGES:
+        raise InputError(f"average is {average!r}; expected one of {', '.join(F1_AVERAGES)}.")
