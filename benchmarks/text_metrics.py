@@ -25,8 +25,8 @@ from typing import Any
 
 import fire
 import numpy as np
-
 from bundle_model import peak_memory, reset_peak_memory, write_figures
+
 from monai_u2.data.phantom import FINDING_LABELS, draw_case, parse_findings, write_report
 from monai_u2.metrics import (
     bleu_scores,

@@ -11,11 +11,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
-from monai_u2.metrics import FindingF1, bootstrap_interval, finding_table, micro_f1
+from monai_u2.exceptions import InputError
+from monai_u2.metrics import FindingF1, bootstrap_interval, finding_table, label_f1, macro_f1, micro_f1
 
 PREDICTED = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0]])
 REFERENCE = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
@@ -55,3 +60,44 @@ def test_table_groups_places_of_one_kind() -> None:
     assert rows["cyst"] == {"finding": "cyst", "present": 4, "named": 3, "precision": 1.0, "recall": 0.75, "f1": 6 / 7}
     assert rows["mass"]["f1"] == 0.0 and rows["mass"]["named"] == 1
     assert rows["all"]["f1"] == pytest.approx(6 / 8)
+
+
+def test_macro_f1_by_hand() -> None:
+    """F1 of the labels: TP 2 of 2 and 2; TP 1 of 1 named and 2 there; one named falsely."""
+    assert label_f1(PREDICTED, REFERENCE).tolist() == pytest.approx([1, 2 / 3, 0])
+    assert macro_f1(PREDICTED, REFERENCE) == pytest.approx((1 + 2 / 3) / 3)
+
+
+def test_no_positives_and_all_positives() -> None:
+    none, everything = np.zeros((3, 2), dtype=bool), np.ones((3, 2), dtype=bool)
+    for f1 in (micro_f1, macro_f1):
+        assert f1(none, none) == 0 and f1(everything, none) == 0 and f1(none, everything) == 0
+        assert f1(everything, everything) == 1
+    half = np.array([[1, 0]] * 3)
+    assert micro_f1(half, everything) == pytest.approx(2 / 3)
+    assert macro_f1(half, everything) == pytest.approx(1 / 2)
+    assert label_f1(half, everything).tolist() == [1, 0]
+
+
+def test_f1_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.random((60, 18)) < np.linspace(0, 0.6, 18)  # the first label is nowhere there
+    predicted = reference ^ (rng.random((60, 18)) < 0.1)
+    predicted[:, 0] = False
+    for average, f1 in (("micro", micro_f1), ("macro", macro_f1)):
+        assert f1(predicted, reference) == pytest.approx(
+            f1_score(reference, predicted, average=average, zero_division=0)
+        )
+    assert label_f1(predicted, reference) == pytest.approx(
+        f1_score(reference, predicted, average=None, zero_division=0)
+    )
+
+
+@pytest.mark.parametrize(("average", "expected"), [("micro", micro_f1), ("macro", macro_f1)])
+def test_metric_is_equal_in_one_and_two_processes(
+    in_one_and_two: Callable[..., Any], average: str, expected: Callable[..., float]
+) -> None:
+    vectors = [[torch.tensor(row) for row in np.tile(matrix, (4, 1))] for matrix in (PREDICTED, REFERENCE)]
+    assert in_one_and_two(FindingF1(average), vectors) == pytest.approx(expected(PREDICTED, REFERENCE))
+    with pytest.raises(InputError, match="average is 'weighted'"):
+        FindingF1("weighted")
