@@ -59,9 +59,7 @@ def test_is_the_librarys(bert: Path, pairs: Pairs) -> None:
     filled = [place for place, report in enumerate(pairs[0]) if report]
     texts = [[side[place] for place in filled] for side in pairs]
     library = BERTScorer(model_type=str(bert), num_layers=2, batch_size=16, use_fast_tokenizer=True)
-    _, _, f1 = library.score(
-        [pairs[0][place] for place in filled], [pairs[1][place] for place in filled], batch_size=16
-    )
+    _, _, f1 = library.score(*texts, batch_size=16)
     assert len(filled) == 59 and scores[filled].tolist() == f1.double().tolist()
     assert scores[9] == 0  # empty
     assert scores[7] == pytest.approx(1, abs=1e-5)  # the reference itself
