@@ -40,7 +40,14 @@ def micro_f1(predicted: np.ndarray, reference: np.ndarray) -> float:
 
 
 def macro_f1(predicted: np.ndarray, reference: np.ndarray) -> float:
-    """Mean of :func:`label_f1` over the labels, those that are nowhere named nor there with their 0.
+    """Mean of :func:`label_f1` over the labels that are named or there; 0 where none is.
+
+    That is scikit-learn's with `zero_division=nan`. A 0 for the others would pull the resamples of an interval down,
+    which lack rare labels more often than all cases do.
+
+    Args:
+        predicted: boolean `(cases, findings)`.
+        reference: boolean `(cases, findings)`.
 
     Raises:
         ValueError: when the shapes differ.
@@ -49,7 +56,7 @@ def macro_f1(predicted: np.ndarray, reference: np.ndarray) -> float:
 
 
 def label_f1(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """F1 of each label `(findings,)`; 0 where it is nowhere named nor there, as scikit-learn has it.
+    """F1 of each label `(findings,)`; NaN where it is nowhere named nor there.
 
     Args:
         predicted: boolean `(cases, findings)`.
@@ -60,7 +67,7 @@ def label_f1(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """
     predicted, reference = finding_pair(predicted, reference)
     hits = 2 * (predicted & reference).sum(axis=0)
-    return ratio(hits, predicted.sum(axis=0) + reference.sum(axis=0), empty=0.0)
+    return ratio(hits, predicted.sum(axis=0) + reference.sum(axis=0), empty=float("nan"))
 
 
 def f1_statistic(predicted: np.ndarray, reference: np.ndarray, average: str = "micro") -> CaseStatistic:
@@ -182,7 +189,7 @@ class FindingF1(FindingMetric):
 
 def _mean_ratio(sums: np.ndarray) -> np.ndarray:
     hits, named = np.split(sums, 2, axis=-1)
-    return ratio(hits, named, empty=0.0).mean(axis=-1)
+    return ratio(ratio(hits, named, empty=0.0).sum(axis=-1), (named > 0).sum(axis=-1), empty=0.0)
 
 
 def _check_average(average: str) -> None:

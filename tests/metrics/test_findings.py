@@ -20,7 +20,16 @@ import torch
 from sklearn.metrics import f1_score
 
 from monai_u2.exceptions import InputError
-from monai_u2.metrics import FindingF1, bootstrap_interval, finding_table, label_f1, macro_f1, micro_f1
+from monai_u2.metrics import (
+    FindingF1,
+    bootstrap_interval,
+    bootstrap_intervals,
+    f1_statistic,
+    finding_table,
+    label_f1,
+    macro_f1,
+    micro_f1,
+)
 
 PREDICTED = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0]])
 REFERENCE = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
@@ -63,9 +72,12 @@ def test_table_groups_places_of_one_kind() -> None:
 
 
 def test_macro_f1_by_hand() -> None:
-    """F1 of the labels: TP 2 of 2 and 2; TP 1 of 1 named and 2 there; one named falsely."""
-    assert label_f1(PREDICTED, REFERENCE).tolist() == pytest.approx([1, 2 / 3, 0])
-    assert macro_f1(PREDICTED, REFERENCE) == pytest.approx((1 + 2 / 3) / 3)
+    """F1 of the labels: TP 2 of 2 and 2; TP 1 of 1 named and 2 there; one named falsely; one nowhere."""
+    predicted, reference = (np.pad(matrix, ((0, 0), (0, 1))) for matrix in (PREDICTED, REFERENCE))
+    assert label_f1(predicted, reference).tolist() == pytest.approx([1, 2 / 3, 0, np.nan], nan_ok=True)
+    assert macro_f1(predicted, reference) == pytest.approx((1 + 2 / 3) / 3)
+    with pytest.raises(ValueError, match="must have one shape"):
+        label_f1(predicted, REFERENCE)
 
 
 def test_no_positives_and_all_positives() -> None:
@@ -77,6 +89,13 @@ def test_no_positives_and_all_positives() -> None:
     assert micro_f1(half, everything) == pytest.approx(2 / 3)
     assert macro_f1(half, everything) == pytest.approx(1 / 2)
     assert label_f1(half, everything).tolist() == [1, 0]
+    assert np.isnan(label_f1(none, none)).all()
+
+
+def test_macro_interval_isnt_pulled_down_by_labels_that_a_resample_lacks() -> None:
+    reference = np.eye(20, dtype=bool)  # each label in one case of 20
+    interval = bootstrap_intervals({"f1": f1_statistic(reference, reference, "macro")}, num_samples=200)["f1"]
+    assert (interval.value, interval.low, interval.high) == (1, 1, 1)
 
 
 def test_f1_is_that_of_scikit_learn() -> None:
@@ -85,12 +104,10 @@ def test_f1_is_that_of_scikit_learn() -> None:
     predicted = reference ^ (rng.random((60, 18)) < 0.1)
     predicted[:, 0] = False
     for average, f1 in (("micro", micro_f1), ("macro", macro_f1)):
-        assert f1(predicted, reference) == pytest.approx(
-            f1_score(reference, predicted, average=average, zero_division=0)
-        )
-    assert label_f1(predicted, reference) == pytest.approx(
-        f1_score(reference, predicted, average=None, zero_division=0)
-    )
+        library = f1_score(reference, predicted, average=average, zero_division=np.nan)
+        assert f1(predicted, reference) == pytest.approx(library)
+    library = f1_score(reference, predicted, average=None, zero_division=np.nan)
+    assert np.isnan(library[0]) and label_f1(predicted, reference) == pytest.approx(library, nan_ok=True)
 
 
 @pytest.mark.parametrize(("average", "expected"), [("micro", micro_f1), ("macro", macro_f1)])
