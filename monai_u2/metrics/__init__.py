@@ -30,6 +30,7 @@ _NAMES: dict[str, str] = {
     "Interval": "significance",
     "MatchedCases": "cases",
     "MeanReportScore": "report_metric",
+    "ReportClassifier": "classifier",
     "ReportMetric": "report_metric",
     "bleu_scores": "text",
     "bootstrap_interval": "findings",

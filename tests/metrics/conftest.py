@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,3 +66,25 @@ def in_one_and_two(in_processes: Callable[..., list[Any]]) -> Callable[..., Any]
         return alone
 
     return check
+
+
+@pytest.fixture(scope="session")
+def write_tokenizer() -> Callable[..., int]:
+    """Write a text tokenizer of these texts' words, as BERT has it, into a folder; it returns their number."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    def write(folder: Path, texts: list[str], **options: int) -> int:
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+        splitter = pre_tokenizers.BertPreTokenizer()
+        words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
+        vocabulary = {word: place for place, word in enumerate([*special, *words])}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = splitter
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **options).save_pretrained(folder)
+        return len(vocabulary)
+
+    return write

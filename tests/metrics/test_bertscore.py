@@ -20,35 +20,21 @@ from typing import Any
 import pytest
 import torch
 from bert_score import BERTScorer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from monai_u2.exceptions import InputError
 from monai_u2.metrics import BertScore, MeanReportScore
 
 Pairs = tuple[list[str], list[str]]
+WriteTokenizer = Callable[..., int]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
-def _write_tokenizer(folder: Path, texts: list[str], **options: int) -> int:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    splitter = pre_tokenizers.BertPreTokenizer()
-    words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
-    vocabulary = {word: place for place, word in enumerate([*special, *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = splitter
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **options).save_pretrained(folder)
-    return len(vocabulary)
-
-
 @pytest.fixture(scope="module")
-def bert(pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bert(pairs: Pairs, write_tokenizer: WriteTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of random weights that takes 256 tokens, its tokenizer as many."""
     folder = tmp_path_factory.mktemp("bert")
-    size = _write_tokenizer(folder, pairs[1], model_max_length=256)
+    size = write_tokenizer(folder, pairs[1], model_max_length=256)
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=size, max_position_embeddings=256, **SIZES)).save_pretrained(folder)
     return folder
@@ -66,9 +52,11 @@ def test_is_the_librarys(bert: Path, pairs: Pairs) -> None:
     assert len(set(scores.tolist())) > 20
 
 
-def test_long_texts_are_counted(pairs: Pairs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_long_texts_are_counted(
+    pairs: Pairs, write_tokenizer: WriteTokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A tokenizer that knows no limit, and a RoBERTa of 64 positions, of which it uses 62."""
-    size = _write_tokenizer(tmp_path, pairs[1])
+    size = write_tokenizer(tmp_path, pairs[1])
     RobertaModel(RobertaConfig(vocab_size=size, max_position_embeddings=64, pad_token_id=0, **SIZES)).save_pretrained(
         tmp_path
     )
