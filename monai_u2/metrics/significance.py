@@ -68,6 +68,10 @@ class Comparison:
         low, high: ends of the bootstrap interval of the difference.
         p_value: of the paired permutation test, two-sided.
         p_holm: corrected for all numbers that were compared together.
+        confidence: coverage of the interval.
+        num_samples: number of permutations, and of resamples.
+        seed: seed of both.
+        num_patients: number of pairs.
     """
 
     first: float
@@ -77,6 +81,10 @@ class Comparison:
     high: float
     p_value: float
     p_holm: float
+    confidence: float
+    num_samples: int
+    seed: int
+    num_patients: int
 
 
 def mean_statistic(scores: np.ndarray) -> CaseStatistic:
@@ -168,7 +176,18 @@ def compare_runs(
         low, high = _percentiles(function(totals[0][name]) - function(totals[1][name]), confidence)
         rows[name] = (first[name].value, second[name].value, difference, low, high)
     corrected = holm(p_values)
-    return {name: Comparison(*rows[name], p_values[name], corrected[name]) for name in first}
+    return {
+        name: Comparison(
+            *rows[name],
+            p_value=p_values[name],
+            p_holm=corrected[name],
+            confidence=confidence,
+            num_samples=num_samples,
+            seed=seed,
+            num_patients=len(counts[0][name]),
+        )
+        for name in first
+    }
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -98,6 +98,7 @@ def test_planted_difference_is_found() -> None:
         assert row.p_value <= row.p_holm < 0.05
         assert 0 < row.low <= row.difference + 1e-12 and row.difference - 1e-12 <= row.high
         assert row.difference == pytest.approx(row.first - row.second)
+        assert (row.num_samples, row.seed, row.num_patients, row.confidence) == (2000, 0, 400, 0.95)
     assert compared["mean"].p_value == pytest.approx(1 / 2001)  # all 400 differ by 0.02
     turned = compare_runs(second, first, num_samples=2000)
     assert turned["f1"].difference == -compared["f1"].difference
