@@ -91,8 +91,13 @@ class CTReader(ImageReader):
         """Return whether every path is a folder or has a suffix that this reader knows."""
         return all(Path(name).is_dir() or _source(Path(name)) is not None for name in ensure_tuple(filename))
 
-    def read(self, data: Sequence[str | Path] | str | Path, **kwargs: Any) -> CTVolume:
+    def read(self, data: Sequence[str | Path] | str | Path, volume_index: int | None = None, **kwargs: Any) -> CTVolume:
         """Read one volume completely.
+
+        Args:
+            data: the path.
+            volume_index: which volume of a 4-D NIfTI file; None refuses such files.
+            kwargs: not used; MONAI's interface.
 
         Raises:
             InputError: the file or folder is missing, of an unknown kind, broken or cut off; the image is not 3-D, not
@@ -114,7 +119,7 @@ class CTReader(ImageReader):
         elif self.series_uid is not None:
             raise InputError(f"{path.name}: a series was chosen ({self.series_uid}), but this is a file, not DICOM.")
         else:
-            volume = _read_nifti(path) if source == "nifti" else _read_itk(path, source)
+            volume = _read_nifti(path, volume_index) if source == "nifti" else _read_itk(path, source)
         _check_geometry(path, volume.affine)
         _check_voxels(path, volume.array)
         return volume
@@ -143,7 +148,7 @@ def _is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _read_nifti(path: Path) -> CTVolume:
+def _read_nifti(path: Path, volume_index: int | None = None) -> CTVolume:
     import nibabel as nib
 
     content = path.read_bytes()
@@ -170,6 +175,13 @@ def _read_nifti(path: Path) -> CTVolume:
                 f"{path.name}: its voxels are {image.get_data_dtype()} (color or complex); "
                 "expected one number in HU each. Give the CT itself."
             )
+        if volume_index is not None and len(image.shape) == 4:
+            if volume_index >= image.shape[3]:
+                raise InputError(
+                    f"{path.name}: holds {image.shape[3]} volumes; asked for is volume_index {volume_index}. "
+                    "Correct the record."
+                )
+            image = image.slicer[..., volume_index]
         _check_dimensions(path, image.shape, source="nifti")
         array = np.asarray(image.dataobj, dtype=np.float32)  # applies scl_slope and scl_inter
     except InputError:

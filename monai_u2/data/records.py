@@ -29,12 +29,26 @@ Optional keys, kept as they are when they have the right type:
     paths like ``image``: a uint8 volume of the same geometry, 0 for background; a JSON file with what is known of the
     case.
 
+What a data set's tables say in place of the file's header (:class:`monai_u2.transforms.CorrectHeaderd` and
+:class:`monai_u2.transforms.LoadCTd` apply it, once):
+
+``spacing`` (three numbers)
+    voxel size along the file's first, second and third axis in mm.
+``image_orientation`` (six numbers)
+    direction of the file's first axis, then of its second, as DICOM's ImageOrientationPatient gives them (unit vectors
+    to left, posterior, superior); the third axis is their cross product.
+``rescale_slope``, ``rescale_intercept`` (number)
+    HU = slope × stored value + intercept.
+``volume_index`` (int)
+    which volume of a 4-D file is meant; a 3-D file has the volume 0 alone.
+
 Any other key is kept as it is. Records of one image follow each other or don't: :func:`group_by_image` gathers them.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping
@@ -58,8 +72,11 @@ _TYPES: dict[str, tuple[type, str]] = {
     "lesion_mask": (str, "a string"),
     "truth": (str, "a string"),
 }
+HEADER_KEYS = ("spacing", "image_orientation", "rescale_slope", "rescale_intercept", "volume_index")
+"""Keys of what takes the place of the file's header."""
+
 _CONVERSATION_KEYS = ("question", "answer", "kind")
-_IMAGE_KEYS = ("case", "findings", "lesion_mask", "truth")
+_IMAGE_KEYS = ("case", "findings", "lesion_mask", "truth", *HEADER_KEYS)
 
 
 def load_records(path: str | Path, *, require_answer: bool = True) -> list[dict[str, Any]]:
@@ -120,7 +137,8 @@ def group_by_image(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
         ``answer`` and ``kind``, in order), and the image's other keys as its first record gives them.
 
     Raises:
-        InputError: records of one image disagree on its ``case``, ``findings``, ``lesion_mask`` or ``truth``.
+        InputError: records of one image disagree on its ``case``, ``findings``, ``lesion_mask``, ``truth`` or on what
+            takes the place of the file's header.
     """
     groups: dict[str, dict[str, Any]] = {}
     for record in records:
@@ -167,10 +185,44 @@ def _checked(record: Any, where: str, require_answer: bool, folder: Path) -> dic
             raise InputError(f"{where}: {key!r} is {_name_of(record[key])}; expected {name}")
     if not all(isinstance(label, str) for label in record.get("findings", [])):
         raise InputError(f"{where}: 'findings' is {record['findings']}; expected a list of strings")
+    _check_header(record, where)
     for key in ("image", "question", "answer"):
         if key in record and not record[key].strip():
             raise InputError(f"{where}: {key!r} is empty; fill it in or drop the line")
     return {key: str(folder / value) if key in PATH_KEYS else value for key, value in record.items()}
+
+
+def _check_header(record: Mapping[str, Any], where: str) -> None:
+    """Raise an :class:`InputError` where a record's header keys aren't what the module describes."""
+    rules = (
+        ("spacing", "three numbers above 0 (mm)", lambda value: _are_numbers(value, 3) and min(value) > 0),
+        ("image_orientation", "two unit vectors at right angles, six numbers", is_image_orientation),
+        ("rescale_slope", "a number other than 0", lambda value: _are_numbers([value], 1) and value != 0),
+        ("rescale_intercept", "a number", lambda value: _are_numbers([value], 1)),
+        ("volume_index", "an integer, 0 or more", lambda value: type(value) is int and value >= 0),
+    )
+    for key, expected, holds in rules:
+        if key in record and not holds(record[key]):
+            raise InputError(f"{where}: {key!r} is {_name_of(record[key])}; expected {expected}")
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    """Tell whether this is a list of so many finite numbers."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        and all(math.isfinite(value) for value in values)
+    )
+
+
+def is_image_orientation(value: Any) -> bool:
+    """Tell whether a value is a list of two unit vectors at right angles."""
+    if not _are_numbers(value, 6):
+        return False
+    first, second = value[:3], value[3:]
+    products = [sum(a * b for a, b in zip(u, v)) for u, v in ((first, first), (second, second), (first, second))]
+    return all(abs(product - expected) < 1e-2 for product, expected in zip(products, (1, 1, 0)))
 
 
 def _name_of(value: Any) -> str:

@@ -47,21 +47,25 @@ class LoadCT(Transform):
     def __init__(self, series_uid: str | None = None) -> None:
         self.reader = CTReader(series_uid)
 
-    def __call__(self, filename: str | Path) -> MetaTensor:
+    def __call__(self, filename: str | Path, volume_index: int | None = None) -> MetaTensor:
         """Load ``filename``.
+
+        Args:
+            filename: file or folder.
+            volume_index: which volume of a 4-D NIfTI file; None refuses such files.
 
         Raises:
             InputError: see :py:meth:`monai_u2.data.CTReader.read`.
         """
         # not through MONAI's LoadImage: making one warns of optional codecs that this reader never uses
         path = Path(filename).expanduser()
-        array, meta = self.reader.get_data(self.reader.read(path))
+        array, meta = self.reader.get_data(self.reader.read(path, volume_index))
         meta[ImageMetaKey.FILENAME_OR_OBJ] = str(path)
         return EnsureChannelFirst()(MetaTensor(np.ascontiguousarray(array, dtype=np.float32), meta=meta))
 
 
 class LoadCTd(MapTransform):
-    """Dictionary version of :py:class:`LoadCT`.
+    """Dictionary version of :py:class:`LoadCT`; a case's ``volume_index`` says which volume of a 4-D file is meant.
 
     Args:
         keys: keys of paths.
@@ -85,7 +89,7 @@ class LoadCTd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             start = time.monotonic()
-            d[key] = self.load(d[key])
+            d[key] = self.load(d[key], d.get("volume_index"))
             if self.info_key is not None:
                 d[self.info_key] = describe_ct(d[key]) | {
                     "timings_s": {"read": round(time.monotonic() - start, 3)},
