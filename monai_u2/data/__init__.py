@@ -19,6 +19,7 @@ _NAMES: dict[str, str] = {
     "QUESTION_KINDS": "records",
     "CTReader": "ct_reader",
     "DATASETS": "prepare",
+    "HEADER_KEYS": "records",
     "MicroBatches": "micro_batches",
     "RecoveringPersistentDataset": "recovering_dataset",
     "ResumableBatchSampler": "sampler",

@@ -38,6 +38,7 @@ FORMATS = ("auto", "pictures", "npy")
 PLANES = ("axial", "all")
 INDEX = "M3D_Cap.json"
 _FOLDERS = {"pictures": "M3D_Cap", "npy": "M3D_Cap_npy"}
+_ENDINGS = {"pictures": "", "npy": ".npy"}
 _OTHER_PLANES = ("coronal", "sagittal")
 
 
@@ -73,7 +74,7 @@ def read_cases(
     tests = [name for name in content if name.startswith("test")]
     roots = _roots(root, path)
     if format == "auto":
-        format = "pictures" if any((place / "ct_case").is_dir() for place in roots["pictures"]) else "npy"
+        format = _format(roots, _entries(path, content, ["train", "validation", *tests]))
         yield Note(f"format: {format}")
     places = roots[format]
     known: set[str] = set()
@@ -83,7 +84,7 @@ def read_cases(
             image = image.removesuffix(".npy")
             patient = image.split("/")[1] if image.startswith("ct_case/") and image.count("/") > 1 else image
             reason = None
-            found = _found(places, image + (".npy" if format == "npy" else ""))
+            found = _found(places, image + _ENDINGS[format])
             if image in known:
                 reason = "given twice"
             elif planes == "axial" and any(plane in image.rsplit("/", 1)[-1].lower() for plane in _OTHER_PLANES):
@@ -109,6 +110,16 @@ def _roots(root: Path, index: Path) -> dict[str, list[Path]]:
         name: list(dict.fromkeys(path for parent in parents for path in (parent / folder, parent) if path.is_dir()))
         for name, folder in _FOLDERS.items()
     }
+
+
+def _format(roots: dict[str, list[Path]], entries: Iterator[dict[str, str]]) -> str:
+    """Return the format of the first series that is there."""
+    for entry in entries:
+        image = _relative(entry["image"]).removesuffix(".npy")
+        for name in _FOLDERS:
+            if _found(roots[name], image + _ENDINGS[name]) is not None:
+                return name
+    return "pictures"
 
 
 def _entries(path: Path, content: dict[str, Any], names: list[str]) -> Iterator[dict[str, str]]:

@@ -175,7 +175,7 @@ def validation_reports(records: Sequence[Mapping[str, Any]], labels: Sequence[st
 
     Args:
         records: as :func:`~monai_u2.data.load_records` returns them.
-        labels: the finding labels.
+        labels: the finding labels; without any, reports need no `findings`.
 
     Returns:
         the records of the kind "report".
@@ -190,7 +190,7 @@ def validation_reports(records: Sequence[Mapping[str, Any]], labels: Sequence[st
             f"{_counted(Counter(map(question_kind, records)))}. Add whole reports to validation_records."
         )
     for record in reports:
-        if "findings" not in record:
+        if labels and "findings" not in record:
             raise InputError(
                 f"{_file_name(record)}: its report has no 'findings', by which a validation chooses the best model. "
                 "Give each report of validation_records its finding labels, an empty list where there are none."

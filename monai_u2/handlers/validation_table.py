@@ -34,7 +34,7 @@ class ValidationTable:
     has to have the handler: the first one writes the table of all cases.
 
     Args:
-        labels: finding labels in the vectors' order.
+        labels: finding labels in the vectors' order; without any, findings aren't looked at.
         output_dir: folder of `validation.json`.
         num_examples: number of reports to show.
         report_key: key of the generated report; None where findings are predicted without a report.
@@ -64,6 +64,7 @@ class ValidationTable:
         self._reset()
 
     def _reset(self, engine: Engine | None = None) -> None:
+        self._cases = 0
         self._predicted: list[np.ndarray] = []
         self._reference: list[np.ndarray] = []
         self._examples: list[dict[str, str]] = []
@@ -81,8 +82,10 @@ class ValidationTable:
 
     def _collect(self, engine: Engine) -> None:
         for case, output in zip(engine.state.batch, engine.state.output):
-            self._predicted.append(np.asarray(output[self.predicted_key].cpu()) > 0.5)
-            self._reference.append(np.asarray(output[self.reference_key].cpu()) > 0.5)
+            self._cases += 1
+            if self.labels:
+                self._predicted.append(np.asarray(output[self.predicted_key].cpu()) > 0.5)
+                self._reference.append(np.asarray(output[self.reference_key].cpu()) > 0.5)
             if self.report_key is None:
                 continue
             self._reports.add(output[self.report_key])
@@ -91,28 +94,28 @@ class ValidationTable:
                 self._examples.append({"reference": case[self.answer_key], "report": output[self.report_key]})
 
     def _report(self, engine: Engine) -> None:
-        collected = (self._predicted, self._reference, self._examples, self._reports, self._cut_off)
+        collected = (self._predicted, self._reference, self._examples, self._reports, self._cut_off, self._cases)
         of_processes = list(zip(*gather_from_processes(collected)))
         if process_index():
             return
-        predicted, reference = (np.stack([case for part in parts for case in part]) for parts in of_processes[:2])
         examples = [example for part in of_processes[2] for example in part][: self.num_examples]
         num_reports, cut_off = len(set().union(*of_processes[3])), sum(of_processes[4])
-        rows = finding_table(predicted, reference, self.labels)
-        lines = [f"{'finding':<24}{'present':>9}{'named':>7}{'precision':>11}{'recall':>8}{'F1':>7}"]
-        lines += [
-            f"{r['finding']:<24}{r['present']:>9}{r['named']:>7}{r['precision']:>11.2f}{r['recall']:>8.2f}{r['f1']:>7.2f}"
-            for r in rows
-        ]
+        cases = sum(of_processes[5])
+        summary: dict[str, Any] = {"epoch": engine.state.epoch, "cases": cases}
+        lines: list[str] = []
+        if self.labels:
+            predicted, reference = (np.stack([case for part in parts for case in part]) for parts in of_processes[:2])
+            rows = finding_table(predicted, reference, self.labels)
+            summary |= {"micro_f1": micro_f1(predicted, reference), "findings": rows}
+            lines = [f"{'finding':<24}{'present':>9}{'named':>7}{'precision':>11}{'recall':>8}{'F1':>7}"]
+            lines += [
+                f"{r['finding']:<24}{r['present']:>9}{r['named']:>7}{r['precision']:>11.2f}{r['recall']:>8.2f}"
+                f"{r['f1']:>7.2f}"
+                for r in rows
+            ]
         for i, example in enumerate(examples, start=1):
             lines += [f"--- example {i}, reference:", example["reference"], "--- report:", example["report"]]
-        title = f"validation of {len(predicted)} cases at epoch {engine.state.epoch}"
-        summary: dict[str, Any] = {
-            "epoch": engine.state.epoch,
-            "cases": len(predicted),
-            "micro_f1": micro_f1(predicted, reference),
-            "findings": rows,
-        }
+        title = f"validation of {cases} cases at epoch {engine.state.epoch}"
         if self.report_key is not None:
             title += f", {num_reports} distinct reports, {cut_off} cut off"
             summary |= {

@@ -59,6 +59,8 @@ _NAMES: dict[str, str] = {
     "read_label_table": "labels",
     "rouge_scores": "text",
     "text_scores": "text",
+    "word_f1": "word_overlap",
+    "word_f1_of_cases": "word_overlap",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -63,7 +63,8 @@ class CorrectHeader(Transform):
             first, second = np.asarray(image_orientation, dtype=np.float64).reshape(2, 3)
             axes = np.stack([first, second, np.cross(first, second)], axis=1)
             directions = np.diag([-1.0, -1.0, 1.0]) @ axes / np.linalg.norm(axes, axis=0)
-        affine[:3, :3] = directions * (lengths if spacing is None else np.asarray(spacing, dtype=np.float64))
+        # rounded as a NIfTI header would, so that a file that was mended gives the same numbers
+        affine[:3, :3] = (directions * (lengths if spacing is None else np.asarray(spacing))).astype(np.float32)
         out = MetaTensor(out, meta=dict(img.meta), applied_operations=img.applied_operations)
         out.affine = torch.as_tensor(affine)
         out.meta["original_affine"] = affine.copy()

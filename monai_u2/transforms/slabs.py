@@ -69,6 +69,11 @@ class FitToSlabs(InvertibleTransform):
     def fitted_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Size of the volume after shrinking, before padding."""
         depth, height, width = shape
+        if 0 in shape:
+            raise InputError(
+                f"volume {tuple(shape)} is empty: no voxel of it is foreground; expected a CT in HU. Check its values, "
+                "and the rescale slope and intercept."
+            )
         scale = min(1.0, self.slab_size[1] / height, self.slab_size[2] / width)
         max_depth = self.max_slabs * self.slab_size[0]
         if depth > max_depth and self.depth == "pad":

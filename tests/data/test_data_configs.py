@@ -1,0 +1,100 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Each data set from the folder as downloaded to a training with validation, by the commands of docs/datasets.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from monai_u2.data import CT_RATE_LABELS, DATASETS, load_records, prepare_dataset
+
+Replica = Callable[..., Path]
+SHARED = ("validate#postprocessing", "validate#key_metric", "validate#handlers#1", "question_weights")
+
+
+def test_data_configs_share_their_blocks(bundle: Path) -> None:
+    configs = {name: json.loads((bundle / "configs" / "data" / f"{name}.json").read_text()) for name in DATASETS}
+    for name, config in configs.items():
+        assert {key: config[key] for key in SHARED} == {key: configs["ct_rate"][key] for key in SHARED}, name
+        assert config["dataset_dir"] == f"$@bundle_root + '/data/{name}'"
+        text = (bundle / "configs" / "data" / f"{name}.json").read_text()
+        assert text == json.dumps(config, indent=4) + "\n"
+    assert sorted(path.stem for path in (bundle / "configs" / "data").iterdir()) == sorted(DATASETS)
+
+
+def trained(bundle: Path, data: Path, output: Path, name: str, *more: str, config: str = "sft.json") -> str:
+    """Train ten steps of two cases each, and validate at the end."""
+    cases = len({record["image"] for record in load_records(data / "train.jsonl")})
+    overrides: dict[str, Any] = {"dataset_dir": data, "ckpt_dir": output, "output_dir": output, "batch_size": 2}
+    overrides |= {"max_epochs": 10 // (cases // 2), "val_interval": 10 // (cases // 2), "warmup_steps": 1}
+    overrides |= {"validate#inferer#max_new_tokens": 8}
+    arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    configs = f"['configs/{config}','configs/data/{name}.json']"
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", configs, *arguments, *more],
+        cwd=bundle,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options"),
+    [
+        ("ct_rate", {"version": "v1"}, {}),
+        ("ct_rate", {"version": "fixed"}, {}),
+        ("amos_mm", {}, {"by_region": True}),
+        ("abdomen_atlas", {}, {"validation_share": 0.4}),
+        ("m3d_cap", {}, {}),
+        ("m3d_cap", {"format": "npy"}, {}),
+    ],
+)
+def test_from_the_download_to_a_training(
+    request: pytest.FixtureRequest,
+    bundle: Path,
+    tmp_path: Path,
+    name: str,
+    arguments: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    source = request.getfixturevalue(name)(**arguments)
+    prepare_dataset(name, source, tmp_path / "records", **options)
+    log = trained(bundle, tmp_path / "records", tmp_path / "run", name)
+    assert (tmp_path / "run" / "checkpoint_step=10.pt").is_file() and "word_f1" in log
+    validation = json.loads((tmp_path / "run" / "validation.json").read_text())
+    assert validation["cases"] >= 1 and "findings" not in validation and validation["examples"][0]["reference"]
+    state = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
+    heads = [key for key in state if "finding_head.classifier.weight" in key]
+    assert [len(state[key]) for key in heads] == ([2 * len(CT_RATE_LABELS)] * 2 if name == "ct_rate" else [])
+
+
+def test_kinds_of_questions_are_drawn_where_they_have_a_weight(amos_mm: Replica, bundle: Path, tmp_path: Path) -> None:
+    prepare_dataset("amos_mm", amos_mm(), tmp_path / "records", task="both", by_region=True)
+    parser = ConfigParser()
+    parser.read_config([bundle / "configs" / "sft.json", bundle / "configs" / "data" / "amos_mm.json"])
+    parser.update({"bundle_root": str(bundle), "dataset_dir": str(tmp_path / "records"), "batch_size": 1})
+    parser.update({"question_weights": {"report": 1, "region": 1, "multiple_choice": 1}, "questions_per_image": 3})
+    case = parser.get_parsed_content("train#dataset")[0]
+    assert len(case["input_ids"]) == 3 and not {"findings", "patch_findings"} & case.keys()
