@@ -16,7 +16,7 @@ Beside the keys of a record (:mod:`monai_u2.data.records`; ``answer`` is the ref
 ``chosen`` (str), ``rejected`` (str)
     the two answers; not the same.
 ``chosen_score``, ``rejected_score`` (float)
-    what the judge gave them, the first at least as much as the second.
+    what the judge gave them, the first at least as much as the second; pairs of other makers may have neither.
 ``judge`` (str)
     name and version of the judge.
 ``model_sha256`` (str)
@@ -62,9 +62,10 @@ def load_pairs(
         if pair["chosen"].split() == pair["rejected"].split():
             raise InputError(f"{where}: chosen and rejected are the same text; expected two. Drop the line.")
         scores = [pair.get(key) for key in ("chosen_score", "rejected_score")]
-        if not all(isinstance(score, (int, float)) and not isinstance(score, bool) for score in scores):
+        scored = any(key in pair for key in ("chosen_score", "rejected_score"))
+        if scored and not all(isinstance(score, (int, float)) and not isinstance(score, bool) for score in scores):
             raise InputError(f"{where}: chosen_score and rejected_score are {scores}; expected numbers.")
-        if not scores[0] >= scores[1]:
+        if scored and not scores[0] >= scores[1]:
             raise InputError(f"{where}: chosen_score {scores[0]} is below rejected_score {scores[1]}; exchange them.")
         if not Path(pair["image"]).exists():
             raise InputError(

@@ -43,7 +43,7 @@ def read_table(path: Path, columns: Sequence[str], optional: Collection[str] = (
     """
     csv.field_size_limit(_MAX_FIELD)
     with _opened(path) as file:
-        reader = csv.reader(file)
+        reader = csv.reader(file, strict=True)  # else an open quotation mark takes in the rest
         try:
             header = [name.strip() for name in next(reader, [])]
             places = _places(path, header, columns, optional)

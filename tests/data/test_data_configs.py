@@ -64,11 +64,9 @@ def trained(bundle: Path, data: Path, output: Path, name: str, *more: str, confi
     ("name", "arguments", "options"),
     [
         ("ct_rate", {"version": "v1"}, {}),
-        ("ct_rate", {"version": "fixed"}, {}),
         ("amos_mm", {}, {"by_region": True}),
         ("abdomen_atlas", {}, {"validation_share": 0.4}),
         ("m3d_cap", {}, {}),
-        ("m3d_cap", {"format": "npy"}, {}),
     ],
 )
 def test_from_the_download_to_a_training(

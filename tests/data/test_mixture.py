@@ -201,3 +201,8 @@ def test_length_of_the_longest_conversation_that_is_drawn() -> None:
     ]
     cases = [{"conversations": conversations}, {"conversations": conversations[:1]}]
     assert conversation_lengths(cases, {"report": 1, "side": 0.5, "region": 0}) == [6, 4]
+
+
+def test_validation_without_finding_labels_takes_whole_reports() -> None:
+    report = {"image": "a.nii.gz", "question": "1", "answer": "x"}
+    assert validation_reports([report, {**report, "kind": "region"}], []) == [report]

@@ -71,6 +71,13 @@ def test_what_is_wrong_with_a_pair_is_named(folder: Path, changed: dict[str, Any
         load_pairs(path, folder / "model.pt")
 
 
+def test_pairs_of_the_official_code_load_unchanged(folder: Path) -> None:
+    """They have no scores, and other weights made them."""
+    prepared = {"image": "ct.nii.gz", "question": "Describe.", "answer": "A.", "chosen": "A.", "rejected": "B."}
+    (loaded,) = load_pairs(written(folder, prepared), folder / "model.pt", other_model=True)
+    assert loaded == {**prepared, "image": str(folder / "ct.nii.gz")}
+
+
 def test_no_pairs_and_no_model(folder: Path) -> None:
     with pytest.raises(InputError, match="holds no records"):
         load_pairs(written(folder), folder / "model.pt")

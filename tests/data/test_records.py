@@ -17,7 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from monai_u2.data.records import QUESTION_KINDS, group_by_image, load_records, question_kind, write_records
+from monai_u2.data.records import (
+    HEADER_KEYS,
+    QUESTION_KINDS,
+    group_by_image,
+    load_records,
+    question_kind,
+    write_records,
+)
 from monai_u2.exceptions import InputError
 
 RECORD = {"image": "images/a.nii.gz", "question": "What is seen?", "answer": "Nothing."}
@@ -131,6 +138,7 @@ def test_unusable_files(tmp_path: Path) -> None:
         ("findings", ["f"], []),
         ("lesion_mask", "m.nii.gz", "n.nii.gz"),
         ("truth", "t.json", "u.json"),
+        ("spacing", [1, 1, 1], [1, 1, 2]),
     ],
 )
 def test_records_of_an_image_that_disagree_are_refused(key: str, first: object, second: object) -> None:
@@ -141,6 +149,54 @@ def test_records_of_an_image_that_disagree_are_refused(key: str, first: object, 
     assert str(caught.value).startswith(
         f"images/a.nii.gz: its records disagree on '{key}' ({first!r} and {second!r}); expected the same"
     )
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        RECORD,
+        {**RECORD, "chosen": "Nothing.", "rejected": "A nodule."},
+        {**RECORD, "thinking": "Line 1 says so."},
+    ],
+)
+def test_prepared_files_of_the_official_code_load_unchanged(tmp_path: Path, record: dict[str, str]) -> None:
+    (loaded,) = load_records(write(tmp_path, json.dumps(record)))
+    assert loaded == {**record, "image": str(tmp_path / "images/a.nii.gz")}
+
+
+def test_prepared_thinking_over_reports_loads_unchanged(tmp_path: Path) -> None:
+    record = {"image": "/a.nii.gz", "report": "R.", "question": "Q?", "thinking_before": "T.", "thinking_after": "U."}
+    assert load_records(write(tmp_path, json.dumps(record)), require_answer=False) == [record]
+
+
+def test_header_keys_are_kept(tmp_path: Path) -> None:
+    header = {"spacing": [0.7, 0.7, 1], "image_orientation": [1, 0, 0, 0, 1, 0], "rescale_slope": 2}
+    header |= {"rescale_intercept": -1024.0, "volume_index": 0}
+    assert header.keys() == set(HEADER_KEYS)
+    (loaded,) = load_records(write(tmp_path, json.dumps({**RECORD, **header})))
+    assert {key: loaded[key] for key in HEADER_KEYS} == header
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"spacing": [0.7, 0.7]}, r"'spacing' is a list \(\[0.7, 0.7\]\); expected three numbers above 0 \(mm\)"),
+        ({"spacing": [0.7, 0.7, 0.0]}, "expected three numbers above 0"),
+        ({"spacing": [0.7, 0.7, float("nan")]}, "expected three numbers above 0"),
+        ({"spacing": [0.7, 0.7, True]}, "expected three numbers above 0"),
+        ({"spacing": "[0.7, 0.7, 1]"}, "'spacing' is a string"),
+        ({"image_orientation": [1, 0, 0, 1, 0, 0]}, "expected two unit vectors at right angles, six numbers"),
+        ({"image_orientation": [2, 0, 0, 0, 1, 0]}, "expected two unit vectors"),
+        ({"image_orientation": [1, 0, 0]}, "expected two unit vectors"),
+        ({"rescale_slope": 0}, "expected a number other than 0"),
+        ({"rescale_intercept": None}, "'rescale_intercept' is null; expected a number"),
+        ({"volume_index": -1}, "expected an integer, 0 or more"),
+        ({"volume_index": 0.0}, "expected an integer, 0 or more"),
+    ],
+)
+def test_header_keys_are_checked(tmp_path: Path, header: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_records(write(tmp_path, json.dumps({**RECORD, **header})))
 
 
 def test_group_by_image() -> None:

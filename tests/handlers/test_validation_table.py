@@ -59,6 +59,26 @@ def test_counts_and_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     )
 
 
+def test_without_finding_labels_reports_alone_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def step(engine: Engine, index: int) -> list[dict[str, object]]:
+        engine.state.batch = [{"answer": f"reference {index}"}]
+        return [{"report": "same", "report_whole": True}]
+
+    engine = Engine(step)
+    ValidationTable([], tmp_path, num_examples=1).attach(engine)
+    with caplog.at_level(logging.INFO):
+        engine.run([0, 1])
+    summary = json.loads((tmp_path / "validation.json").read_text())
+    assert summary == {
+        "epoch": 1,
+        "cases": 2,
+        "distinct_reports": 1,
+        "cut_off_reports": 0,
+        "examples": [{"reference": "reference 0", "report": "same"}],
+    }
+    assert "validation of 2 cases at epoch 1, 1 distinct reports" in caplog.text and "precision" not in caplog.text
+
+
 def validate_share(folder: Path) -> bool:
     """Cases 0 and 2 in the first process, 1 in the second."""
 
