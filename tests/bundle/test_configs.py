@@ -94,6 +94,7 @@ def test_pretraining_shares_its_blocks(bundle: Path) -> None:
 def test_preference_optimization_shares_its_blocks(bundle: Path) -> None:
     preferences, tuning = config(bundle, "dpo.json"), config(bundle, "sft.json")
     shared = (*SHARED, "phantom", "phantoms", "validation_records", "steps_per_epoch", "lr_scheduler", "validate")
+    shared += ("validation_postprocessing", "validation_metric", "validation_labels")
     shared += ("random_state", "network", "ema", "evaluated_network", "early_stopping", "run")
     assert {key: preferences[key] for key in shared} == {key: tuning[key] for key in shared}
     assert preferences["initialize"][-1] == tuning["initialize"][-1]

@@ -28,7 +28,7 @@ from monai.bundle import ConfigParser
 from monai_u2.data import CT_RATE_LABELS, DATASETS, load_records, prepare_dataset
 
 Replica = Callable[..., Path]
-SHARED = ("validate#postprocessing", "validate#key_metric", "validate#handlers#1", "question_weights")
+SHARED = ("validation_postprocessing", "validation_metric", "validation_labels", "question_weights")
 
 
 def test_data_configs_share_their_blocks(bundle: Path) -> None:
@@ -39,6 +39,19 @@ def test_data_configs_share_their_blocks(bundle: Path) -> None:
         text = (bundle / "configs" / "data" / f"{name}.json").read_text()
         assert text == json.dumps(config, indent=4) + "\n"
     assert sorted(path.stem for path in (bundle / "configs" / "data").iterdir()) == sorted(DATASETS)
+
+
+@pytest.mark.parametrize("base", ["pretrain", "sft", "preferences", "dpo", "inference"])
+@pytest.mark.parametrize(("name", "findings"), [("ct_rate", 2 * len(CT_RATE_LABELS)), ("amos_mm", 0)])
+def test_the_same_model_in_every_stage(bundle: Path, base: str, name: str, findings: int) -> None:
+    parser = ConfigParser()
+    parser.read_config([bundle / "configs" / f"{base}.json", bundle / "configs" / "data" / f"{name}.json"])
+    parser.update({"bundle_root": str(bundle)})
+    with torch.device("meta"):
+        network = parser.get_parsed_content("network_def")
+    head = network.finding_head if base == "pretrain" else network.model.finding_head
+    assert (0 if head is None else head.classifier.out_features) == findings
+    assert parser["max_length"] == 1024
 
 
 def trained(bundle: Path, data: Path, output: Path, name: str, *more: str, config: str = "sft.json") -> str:
