@@ -22,6 +22,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,82 +83,87 @@ def read_cases(
     if version == "auto":
         version = "fixed" if any((root / f"{split}_fixed").is_dir() for split in ("train", "valid")) else "v1"
         yield Note(f"version: {version}")
-    splits = [split for split in ("validation", "train") if _images(root, split, version).is_dir()]
-    if not splits:
-        wanted = " or ".join(_images(root, split, version).name for split in ("train", "validation"))
-        raise InputError(
-            f"{root}: has no volumes of version {version}; expected the folder {wanted}. Check the folder."
-        )
-    options = {"impression": impression, "all_reconstructions": all_reconstructions, "question": question}
-    for split in ("validation", "train"):
-        if split not in splits:
-            yield Note(f"there are no volumes of the split {split}")
+    if not any(_images(root, split, version).is_dir() for split in _SPELLINGS):
+        wanted = " or ".join(_images(root, split, version).name for split in _SPELLINGS)
+        raise InputError(f"{root}: has no volumes of version {version}; expected the folder {wanted}. Check the path.")
+    for name in ("validation", "train"):
+        images = _images(root, name, version)
+        if not images.is_dir():
+            yield Note(f"there are no volumes of the split {name}")
             continue
-        header = {}
+        split = _Split(name, _table(root, "radiology_text_reports", name, "reports"), list_files(images, ".nii.gz"))
         if version == "v1":
-            header, note = _read_header(_table(root, "metadata", split, "metadata"))
+            split.header, note = _read_header(_table(root, "metadata", name, "metadata"), name)
             if note:
                 yield Note(note)
-        findings = _read_labels(_table(root, "multi_abnormality_labels", split, "predicted_labels")) if labels else None
-        left_out = set() if keep_no_chest else _read_no_chest(root, split)
-        files = list_files(_images(root, split, version), ".nii.gz")
-        yield from _read_split(
-            root, split, files, header if version == "v1" else None, findings, left_out, presence, options
-        )
+        if labels:
+            split.findings = _read_labels(_table(root, "multi_abnormality_labels", name, "predicted_labels"), name)
+        if not keep_no_chest:
+            split.no_chest = _read_no_chest(root, name)
+        yield from _read_split(split, impression, all_reconstructions, presence, question)
+
+
+@dataclass
+class _Split:
+    """What is known of a split's volumes beside its reports.
+
+    Attributes:
+        name: "train" or "validation".
+        reports: the table of reports.
+        files: name -> path of the volumes that are there.
+        header: name -> what takes the place of the header, or why it can't; None where headers are right.
+        findings: name -> labels; None where they aren't asked for.
+        no_chest: names of volumes that aren't of the chest.
+    """
+
+    name: str
+    reports: Path
+    files: dict[str, str]
+    header: dict[str, dict[str, Any] | str] | None = None
+    findings: dict[str, list[str]] | None = None
+    no_chest: set[str] = field(default_factory=set)
+
+    def drawback(self, name: str, row: Mapping[str, str]) -> str | None:
+        """Return why no record can be made of a volume with a report; None where one can."""
+        if name in self.no_chest:
+            return "on the list of volumes that aren't of the chest"
+        if name not in self.files:
+            return NO_IMAGE
+        if _is_missing(row["Findings_EN"]):
+            return "no findings in the report"
+        if self.findings is not None and name not in self.findings:
+            return "no row in the table of labels"
+        header = {} if self.header is None else self.header.get(name, "no row in the metadata")
+        return header if isinstance(header, str) else None
 
 
 def _read_split(
-    root: Path,
-    split: str,
-    files: dict[str, str],
-    header: Mapping[str, Any] | None,
-    findings: Mapping[str, list[str]] | None,
-    left_out: set[str],
-    presence: bool,
-    options: Mapping[str, Any],
+    split: _Split, impression: bool, all_reconstructions: bool, presence: bool, question: str
 ) -> Iterator[DatasetCase | DroppedCase]:
-    reports = _table(root, "radiology_text_reports", split, "reports")
     scans: set[str] = set()
-    for row in read_table(reports, ("VolumeName", "Findings_EN", "Impressions_EN")):
-        name, patient, scan = _volume(row["VolumeName"], split, reports)
-        path = files.get(name)
-        files[name] = ""  # told apart from volumes that no report names
-        reason = None
-        if path == "":
-            reason = "given twice"
-        elif name in left_out:
-            reason = "on the list of volumes that aren't of the chest"
-        elif scan in scans and not options["all_reconstructions"]:
+    told: set[str] = set()
+    for row in read_table(split.reports, ("VolumeName", "Findings_EN", "Impressions_EN")):
+        name, patient, scan = _volume(row["VolumeName"], split.name, split.reports)
+        reason = "given twice" if name in told else split.drawback(name, row)
+        told.add(name)
+        if reason is None and scan in scans and not all_reconstructions:
             reason = "another reconstruction of a scan"
-        elif path is None:
-            reason = NO_IMAGE
-        elif _is_missing(row["Findings_EN"]):
-            reason = "no findings in the report"
-        elif findings is not None and name not in findings:
-            reason = "no row in the table of labels"
-        elif header is not None:
-            reason = header.get(name, "no row in the metadata")
-        if isinstance(reason, str):
-            yield DroppedCase(split, name, patient, reason)
+        if reason is not None:
+            yield DroppedCase(split.name, name, patient, reason)
             continue
         scans.add(scan)
-        record: dict[str, Any] = {
-            "image": path,
-            "question": options["question"],
-            "answer": _report(row, options["impression"]),
-            "kind": "report",
-        }
-        shared = {} if header is None else dict(header[name])
-        shared |= {} if findings is None else {"findings": findings[name]}
-        records = [record | shared]
-        if presence:
-            records += [
-                {"image": path, **asked, **shared} for asked in presence_questions(CT_RATE_LABELS, findings[name])
-            ]
-        yield DatasetCase(split, name, patient, records)
-    for name, path in files.items():
-        if path:
-            yield DroppedCase(split, name, _volume(name, split, Path(path))[1], IMAGE_WITHOUT_REPORT)
+        asked = [{"question": question, "answer": _report(row, impression), "kind": "report"}]
+        shared = {} if split.header is None else dict(split.header[name])
+        if split.findings is not None:
+            shared["findings"] = split.findings[name]
+            asked += presence_questions(CT_RATE_LABELS, split.findings[name]) if presence else []
+        image = {"image": split.files[name]}
+        yield DatasetCase(split.name, name, patient, [image | record | shared for record in asked])
+    for name in split.files:
+        if name not in told:
+            match = _NAME.fullmatch(name.removesuffix(".nii.gz"))
+            patient = f"{match['split']}_{match['patient']}" if match else name
+            yield DroppedCase(split.name, name, patient, IMAGE_WITHOUT_REPORT)
 
 
 def _images(root: Path, split: str, version: str) -> Path:
@@ -189,26 +195,23 @@ def _is_missing(text: str) -> bool:
 
 
 def _report(row: Mapping[str, str], impression: bool) -> str:
-    text = f"FINDINGS:\n{row['Findings_EN']}"
-    return (
-        text
-        if not impression or _is_missing(row["Impressions_EN"])
-        else f"{text}\nIMPRESSION:\n{row['Impressions_EN']}"
-    )
+    lines = ["FINDINGS:", row["Findings_EN"]]
+    if impression and not _is_missing(row["Impressions_EN"]):
+        lines += ["IMPRESSION:", row["Impressions_EN"]]
+    return "\n".join(lines)
 
 
-def _read_labels(path: Path) -> dict[str, list[str]]:
-    split = "train" if path.name.startswith("train") else "validation"
+def _read_labels(path: Path, split: str) -> dict[str, list[str]]:
     findings: dict[str, list[str]] = {}
-    shared: dict[tuple[str, ...], list[str]] = {}
+    same: dict[tuple[str, ...], list[str]] = {}  # one list for the many volumes of the same labels
     for row in read_table(path, ("VolumeName", *CT_RATE_LABELS)):
         name = _volume(row["VolumeName"], split, path)[0]
         for label in CT_RATE_LABELS:
             if row[label] not in ("0", "1", "0.0", "1.0"):
                 raise InputError(f"{path}: {name} has {row[label]!r} as {label!r}; expected 0 or 1. Correct the row.")
-        present = tuple(label for label in CT_RATE_LABELS if row[label].startswith("1"))
-        present_list = shared.setdefault(present, list(present))
-        if findings.setdefault(name, present_list) != present_list:
+        labels = tuple(label for label in CT_RATE_LABELS if row[label].startswith("1"))
+        present = same.setdefault(labels, list(labels))
+        if findings.setdefault(name, present) != present:
             raise InputError(f"{path}: has two rows for {name} with different labels; expected one. Correct the file.")
     return findings
 
@@ -220,9 +223,8 @@ def _read_no_chest(root: Path, split: str) -> set[str]:
     return {_volume(line.rsplit("/", 1)[-1], split, path)[0] for line in lines}
 
 
-def _read_header(path: Path) -> tuple[dict[str, dict[str, Any] | str], str | None]:
+def _read_header(path: Path, split: str) -> tuple[dict[str, dict[str, Any] | str], str | None]:
     """Return for each volume of v1 what its header should have said, or why it can't be used; and a note."""
-    split = "train" if path.name.startswith("train") else "validation"
     header: dict[str, dict[str, Any] | str] = {}
     note = (
         f"{path.name} has no column {_ORIENTATION}: the volumes of v1 were taken as axial, from right to left and from "

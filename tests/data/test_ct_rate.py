@@ -188,3 +188,24 @@ def test_missing_parts_are_named(ct_rate: Replica, tmp_path: Path) -> None:
         prepare_dataset("ct_rate", source, tmp_path / "out", version="v1")
     with pytest.raises(InputError, match="presence is True, but labels is False"):
         prepare_dataset("ct_rate", source, tmp_path / "out", presence=True, labels=False)
+
+
+def test_a_file_of_another_name_is_told_of(ct_rate: Replica, tmp_path: Path) -> None:
+    source = ct_rate()
+    (source / "dataset/train_fixed/mask.nii.gz").touch()
+    summary = prepare_dataset("ct_rate", source, tmp_path / "out")
+    assert summary["dropped"]["train"]["image without a report"] == 2
+    assert '"mask.nii.gz"' in (tmp_path / "out/dropped.jsonl").read_text()
+
+
+def test_preferences_are_sampled_on_the_same_tensor(ct_rate: Replica, tmp_path: Path, bundle: Path) -> None:
+    """What takes the place of the header isn't lost between the stages."""
+    prepare_dataset("ct_rate", ct_rate("v1"), tmp_path / "out")
+    images = []
+    for base, dataset in (("sft", "validate#dataset"), ("preferences", "dataset")):
+        parser = ConfigParser()
+        parser.read_config([bundle / "configs" / f"{base}.json", bundle / "configs" / "data" / "ct_rate.json"])
+        parser.update({"bundle_root": str(bundle), "dataset_dir": str(tmp_path / "out")})
+        parser.update({"validation_records": "@train_records"})
+        images.append(parser.get_parsed_content(dataset)[0]["image"])
+    assert torch.equal(images[0], images[1]) and float(images[0].max()) > 0.5
