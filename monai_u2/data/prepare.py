@@ -100,6 +100,8 @@ def prepare_dataset(
             if count == 1:
                 raise InputError(f"{source}: no case of {name} is left: {reasons}. Check the folder and the options.")
             made.notes.append(f"no case is in this shard: {reasons}")
+        if excluded:
+            made.notes.append(f"{len(made.found)} of {len(excluded)} names to exclude are in training")
         for split in ("train", "validation"):
             files(split)  # also where it is empty
         files("dropped")
@@ -121,6 +123,7 @@ class _Prepared:
 
     def __init__(self, excluded: set[str], keep_overlaps: bool) -> None:
         self.excluded = excluded
+        self.found: set[str] = set()
         self.keep_overlaps = keep_overlaps
         self.notes: list[str] = []
         self.cases: Counter[str] = Counter()
@@ -150,6 +153,7 @@ class _Prepared:
         if (case.split, case.name) in self.seen:
             return "given twice"
         if case.split == "train" and names & self.excluded:
+            self.found |= names & self.excluded
             return "on the list of what is excluded from training"
         other = self.split_of_patient.get(case.patient, case.split)
         if other == case.split:

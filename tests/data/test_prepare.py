@@ -86,6 +86,7 @@ def test_cases_of_another_corpus_leave_training_alone(ct_rate: Replica, tmp_path
     summary = prepare_dataset("ct_rate", ct_rate(), tmp_path / "out", exclude_from_training=tmp_path / "other.csv")
     assert summary["dropped"]["train"]["on the list of what is excluded from training"] == 2
     assert summary["cases"] == {"train": 2, "validation": 2}
+    assert "2 of 4 names to exclude are in training" in summary["notes"]  # the header is none of them
     with pytest.raises(InputError, match="one name of a case in each line"):
         prepare_dataset("ct_rate", tmp_path, tmp_path / "out", exclude_from_training=tmp_path / "none.txt")
 
