@@ -113,6 +113,8 @@ class CTReader(ImageReader):
         source = "dicom" if path.is_dir() or _is_dicom(path) else _source(path)
         if source is None:
             raise InputError(f"{path.name}: unknown kind of file; expected {_EXPECTED}. Convert it to one of these.")
+        if source != "nifti":
+            _check_volume_index(path, volume_index or 0, 1)
         if source == "dicom":
             array, affine, info = read_series(path, self.series_uid)
             volume = CTVolume(array, affine, source, info["series"], info["warnings"])
@@ -175,13 +177,9 @@ def _read_nifti(path: Path, volume_index: int | None = None) -> CTVolume:
                 f"{path.name}: its voxels are {image.get_data_dtype()} (color or complex); "
                 "expected one number in HU each. Give the CT itself."
             )
-        if volume_index is not None and len(image.shape) == 4:
-            if volume_index >= image.shape[3]:
-                raise InputError(
-                    f"{path.name}: holds {image.shape[3]} volumes; asked for is volume_index {volume_index}. "
-                    "Correct the record."
-                )
-            image = image.slicer[..., volume_index]
+        if volume_index is not None and len(image.shape) in (3, 4):
+            _check_volume_index(path, volume_index, image.shape[3] if len(image.shape) == 4 else 1)
+            image = image.slicer[..., volume_index] if len(image.shape) == 4 else image
         _check_dimensions(path, image.shape, source="nifti")
         array = np.asarray(image.dataobj, dtype=np.float32)  # applies scl_slope and scl_inter
     except InputError:
@@ -276,6 +274,14 @@ def _itk_reason(error: Exception) -> str:
     """Return what ITK says went wrong, without the places in its own source."""
     lines = [line for line in str(error).splitlines() if "ITK ERROR" in line]
     return lines[0].split("ITK ERROR:", 1)[1].split("):", 1)[-1].strip() if lines else type(error).__name__
+
+
+def _check_volume_index(path: Path, volume_index: int, count: int) -> None:
+    if volume_index >= count:
+        raise InputError(
+            f"{path.name}: holds {count} volume{'' if count == 1 else 's'}; asked for is volume_index {volume_index}. "
+            "Correct the record."
+        )
 
 
 def _check_dimensions(path: Path, shape: Sequence[int], source: str) -> None:

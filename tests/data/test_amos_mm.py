@@ -91,6 +91,10 @@ def test_the_first_volume_of_four_axes(amos_mm: Replica, tmp_path: Path) -> None
         load({"image": record["image"]})
     with pytest.raises(InputError, match="holds 2 volumes; asked for is volume_index 2"):
         load({**record, "volume_index": 2})
+    single = load_records(tmp_path / "out/train.jsonl")[0]
+    assert load({"image": single["image"]})["image"].shape == load(single)["image"].shape
+    with pytest.raises(InputError, match="holds 1 volume; asked for is volume_index 1"):
+        load({**single, "volume_index": 1})
 
 
 @pytest.mark.parametrize(
