@@ -30,6 +30,7 @@ from monai_u2.data.cases import (
     DatasetCase,
     DroppedCase,
     Note,
+    is_missing,
 )
 from monai_u2.data.tables import find_path, read_table
 from monai_u2.exceptions import InputError
@@ -65,7 +66,8 @@ def read_cases(
         raise InputError(f"report is {report!r}; expected one of {', '.join(REPORTS)}")
     if split not in SPLIT_FILES:
         raise InputError(f"split is {split!r}; expected one of {', '.join(SPLIT_FILES)}")
-    if isinstance(validation_share, bool) or not 0 <= validation_share < 1:
+    number = isinstance(validation_share, (int, float)) and not isinstance(validation_share, bool)
+    if not number or not 0 <= validation_share < 1:
         raise InputError(f"validation_share is {validation_share!r}; expected 0 or more and less than 1")
     column = f"{report.replace('_', ' ')} report"
     split_of: dict[str, str] = {}
@@ -94,7 +96,7 @@ def read_cases(
                 reason = "in no split file"
             elif name not in present or not image.is_file():
                 reason = NO_IMAGE
-            elif not row[column]:
+            elif is_missing(row[column]):
                 reason = NO_REPORT
             seen.add(name)
             present.discard(name)

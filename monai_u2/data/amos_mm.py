@@ -26,6 +26,7 @@ from monai_u2.data.cases import (
     DatasetCase,
     DroppedCase,
     Note,
+    is_missing,
 )
 from monai_u2.data.tables import find_path, list_files, read_json
 from monai_u2.exceptions import InputError
@@ -155,7 +156,7 @@ def _text(name: str, region: str, value: Any) -> str:
         value = value.get("findings", value.get(region))
     if value is not None and not isinstance(value, str):
         raise InputError(f"{name}: {region!r} of its report is a {type(value).__name__}; expected a text")
-    return (value or "").strip()
+    return "" if value is None or is_missing(value) else value.strip()
 
 
 def _choice_records(name: str, entries: Any) -> tuple[list[dict[str, Any]], list[str]]:

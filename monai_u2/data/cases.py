@@ -26,6 +26,11 @@ NO_REPORT = "no report"
 IMAGE_WITHOUT_REPORT = "image without a report"
 
 
+def is_missing(text: str) -> bool:
+    """Tell whether a cell holds no text, or one of the words for none that the data sets have."""
+    return text.strip().rstrip(".").casefold() in ("", "not given", "nan")
+
+
 @dataclass(frozen=True)
 class DatasetCase:
     """A volume with its records.

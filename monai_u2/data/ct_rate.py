@@ -33,6 +33,7 @@ from monai_u2.data.cases import (
     DatasetCase,
     DroppedCase,
     Note,
+    is_missing,
 )
 from monai_u2.data.mixture import CT_RATE_LABELS, presence_questions
 from monai_u2.data.records import is_image_orientation
@@ -129,7 +130,7 @@ class _Split:
             return "on the list of volumes that aren't of the chest"
         if name not in self.files:
             return NO_IMAGE
-        if _is_missing(row["Findings_EN"]):
+        if is_missing(row["Findings_EN"]):
             return "no findings in the report"
         if self.findings is not None and name not in self.findings:
             return "no row in the table of labels"
@@ -190,13 +191,9 @@ def _volume(text: str, split: str, where: Path) -> tuple[str, str, str]:
     return f"{scan}_{match['reconstruction']}.nii.gz", patient, scan
 
 
-def _is_missing(text: str) -> bool:
-    return text.rstrip(".").casefold() in ("", "not given", "nan")
-
-
 def _report(row: Mapping[str, str], impression: bool) -> str:
     lines = ["FINDINGS:", row["Findings_EN"]]
-    if impression and not _is_missing(row["Impressions_EN"]):
+    if impression and not is_missing(row["Impressions_EN"]):
         lines += ["IMPRESSION:", row["Impressions_EN"]]
     return "\n".join(lines)
 

@@ -30,6 +30,7 @@ from monai_u2.data.cases import (
     DatasetCase,
     DroppedCase,
     Note,
+    is_missing,
 )
 from monai_u2.data.tables import find_path, read_json
 from monai_u2.exceptions import InputError
@@ -93,7 +94,7 @@ def read_cases(
                 reason = NO_IMAGE
             known.add(image)
             answer = _report(places, entry["text"], text) if reason is None else ""
-            if reason is not None or not answer:
+            if reason is not None or is_missing(answer):
                 yield DroppedCase(split, image, patient, reason or NO_REPORT)
                 continue
             record = {"image": str(found), "question": question, "answer": answer, "kind": "report"}

@@ -104,6 +104,7 @@ def test_cases_of_another_corpus_leave_training_alone(ct_rate: Replica, tmp_path
         (("amos_mm",), {"regions": "head"}, r"regions are \['head'\]"),
         (("abdomen_atlas",), {"report": "long"}, "report is 'long'"),
         (("abdomen_atlas",), {"validation_share": 1.5}, "validation_share is 1.5"),
+        (("abdomen_atlas",), {"validation_share": "5%"}, "validation_share is '5%'; expected 0 or more"),
         (("m3d_cap",), {"planes": "oblique"}, "planes is 'oblique'"),
     ],
 )
