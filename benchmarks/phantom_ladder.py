@@ -34,14 +34,12 @@ import torch
 from bundle_model import findings_matrix, load_bundle, write_figures
 from image_controls import generate
 from monai.bundle import ConfigParser
-from monai.data import PersistentDataset
-from monai.data.utils import pickle_hashing
 from monai.transforms import Compose
 from monai.utils import convert_to_tensor, set_determinism
 from torch import nn
 from tqdm import tqdm
 
-from monai_u2.data import check_batch_size, collate_reports, group_by_image, load_records
+from monai_u2.data import CachedDataset, check_batch_size, collate_reports, group_by_image, load_records
 from monai_u2.data.phantom import DIFFICULTIES, FINDING_LABELS, generate_phantoms, parse_findings
 from monai_u2.losses import FindingLoss
 from monai_u2.metrics import bootstrap_interval, finding_table, micro_f1
@@ -70,25 +68,26 @@ class SupervisedTower(nn.Module):
         return padded
 
 
-def preprocessed(parser: ConfigParser, records: Path, cache: Path) -> PersistentDataset:
+def preprocessed(parser: ConfigParser, records: Path, cache: Path) -> CachedDataset:
     """Cases of a records file, through the blocks that training shares; cached."""
     blocks = ("load_transforms", "image_transforms", "target_transforms")
-    transform = Compose([step for block in blocks for step in parser.get_parsed_content(block)])
+    cached = [step for block in blocks for step in parser.get_parsed_content(block)]
+    transform = Compose([*cached, *parser.get_parsed_content("finding_transforms")])
     cases = [
         {key: case[key] for key in ("image", "lesion_mask", "findings")}
         for case in group_by_image(load_records(records))
     ]
-    return PersistentDataset(cases, transform, cache_dir=cache, hash_transform=pickle_hashing)
+    return CachedDataset(cases, transform, cache, len(cached))
 
 
-def batch_of(dataset: PersistentDataset, indexes: list[int]) -> dict[str, Any]:
+def batch_of(dataset: CachedDataset, indexes: list[int]) -> dict[str, Any]:
     cases = [dataset[i] for i in indexes]
     keys = ("image", "patch_findings", "findings")
     return collate_reports([{key: convert_to_tensor(case[key], track_meta=False) for key in keys} for case in cases])
 
 
 def train(
-    network: nn.Module, dataset: PersistentDataset, steps: int, batch_size: int, seed: int
+    network: nn.Module, dataset: CachedDataset, steps: int, batch_size: int, seed: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Patches (from lesion masks) and volumes, AdamW with a cosine; gives the state before and after each quarter."""
     yield deepcopy(network.state_dict())
@@ -116,7 +115,7 @@ def train(
 
 
 @torch.no_grad()
-def predict(network: nn.Module, dataset: PersistentDataset) -> np.ndarray:
+def predict(network: nn.Module, dataset: CachedDataset) -> np.ndarray:
     """Logits `(cases, findings)`, without those of the kinds."""
     network.eval()
     rows = []
