@@ -49,6 +49,7 @@ _NAMES: dict[str, str] = {
     "describe_ct": "load",
     "finding_kinds": "findings",
     "measure_ct": "scope",
+    "resize_volume": "resize",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

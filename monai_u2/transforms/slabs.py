@@ -25,6 +25,7 @@ from monai.transforms import InvertibleTransform, MapTransform, RandomizableTran
 from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple_rep
 
 from monai_u2.exceptions import InputError
+from monai_u2.transforms.resize import resize_volume
 
 DEPTH_OPTIONS = ("resample", "pad")
 MODE_OPTIONS = ("trilinear", "nearest")
@@ -87,8 +88,9 @@ class FitToSlabs(InvertibleTransform):
     def _resize(self, volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         if tuple(volume.shape[1:]) == tuple(shape):
             return volume
-        anti_aliasing = self.mode == "trilinear" and any(new < old for new, old in zip(shape, volume.shape[1:]))
-        return convert_to_tensor(Resize(shape, mode=self.mode, anti_aliasing=anti_aliasing)(volume), track_meta=False)
+        if self.mode == "trilinear":
+            return resize_volume(volume[0], shape)[None]
+        return convert_to_tensor(Resize(shape, mode=self.mode)(volume), track_meta=False)
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
         """
