@@ -45,6 +45,8 @@ _NAMES: dict[str, str] = {
     "ReportPromptd": "text",
     "SaveReport": "save_report",
     "SaveReportd": "save_report",
+    "ScalePercentilesAndCrop": "paper",
+    "ScalePercentilesAndCropd": "paper",
     "TokenizeTextd": "tokenize",
     "describe_ct": "load",
     "finding_kinds": "findings",

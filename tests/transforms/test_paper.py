@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import Compose
+from monai.transforms import Compose, CropForeground, ScaleIntensityRangePercentiles
 from safetensors.torch import load_file
 
 from monai_u2.exceptions import InputError
-from monai_u2.transforms import PaperResize
+from monai_u2.transforms import PaperResize, ScalePercentilesAndCrop
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, dict[str, Any]] = {
@@ -47,8 +47,26 @@ def test_the_config_does_what_the_official_code_does(name: str, bundle: Path, tm
     out = Compose(steps)({"image": str(tmp_path / "ct.nii.gz")})["image"]
     torch.testing.assert_close(torch.as_tensor(out), golden["output.y"], rtol=0, atol=1e-4)
     if "output.scaled_cropped_zxy" in golden:
-        cropped = Compose(steps[:-1])({"image": str(tmp_path / "ct.nii.gz")})["image"].as_tensor()[0].permute(2, 0, 1)
+        cropped = Compose(steps[:-1])({"image": str(tmp_path / "ct.nii.gz")})["image"][0].permute(2, 0, 1)
         torch.testing.assert_close(cropped, golden["output.scaled_cropped_zxy"], rtol=0, atol=1e-5)
+
+
+def test_scales_and_crops_as_monai_does() -> None:
+    volume = torch.full((1, 30, 32, 34), -1000.0)
+    volume[:, 3:20, 5:, :30] = torch.randn(1, 17, 27, 30, generator=torch.Generator().manual_seed(0)) * 300
+    scaled = ScaleIntensityRangePercentiles(0.5, 99.5, 0, 1, clip=True)(volume)
+    theirs = CropForeground(allow_smaller=True)(scaled)
+    before = volume.clone()
+    ours = ScalePercentilesAndCrop()(volume)
+    assert ours.shape == (1, 17, 27, 30) and torch.equal(volume, before)
+    torch.testing.assert_close(ours, theirs.as_tensor(), rtol=0, atol=1e-6)
+
+
+def test_a_volume_of_one_intensity() -> None:
+    volume = torch.zeros(1, 20, 20, 20)
+    volume[0, 3, 3, 3] = 5
+    with pytest.raises(InputError, match="percentiles 0.5 and 99.5 of the volume are both 0; expected a CT"):
+        ScalePercentilesAndCrop()(volume)
 
 
 def test_goes_into_the_training_too(bundle: Path, tmp_path: Path) -> None:
