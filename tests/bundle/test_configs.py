@@ -58,6 +58,9 @@ SHARED_WITH_PRETRAINING = (
     "load_transforms",
     "image_transforms",
     "target_transforms",
+    "finding_transforms",
+    "cache_dir",
+    "cache_dtype",
     "lr_scheduler",
     "random_state",
     "run_record",
@@ -100,9 +103,32 @@ def test_preference_optimization_shares_its_blocks(bundle: Path) -> None:
     assert preferences["initialize"][-1] == tuning["initialize"][-1]
     assert preferences["training"][1:] == tuning["training"][1:]
     assert preferences["train"]["dataloader"] == tuning["train"]["dataloader"]
+    cache = {key: value for key, value in tuning["validate"]["dataset"].items() if key not in ("data", "transform")}
+    for block in ("train", "reference_pass"):
+        mine = {key: preferences[block]["dataset"][key] for key in cache}
+        assert mine == {**cache, "dtype": "@cache_dtype"} and preferences["cache_dtype"] == cache["dtype"], block
     state = preferences["checkpoints"]["state"]
     assert state == {**tuning["checkpoints"]["state"], "collapse_stop": "@collapse_stop"}
     assert [*state][-1] == "best_model"
+
+
+def test_the_stages_share_the_cache(bundle: Path, tmp_path: Path) -> None:
+    """What is preprocessed for one stage, and stands before its questions and draws, serves the next."""
+    folders = {}
+    for name, changes in (
+        ("pretrain.json", {"batch_size": 1}),
+        ("sft.json", {"batch_size": 2, "questions_per_image": 1, "max_length": 300}),
+    ):
+        parser = ConfigParser()
+        parser.read_config(bundle / "configs" / name)
+        small = {"num_train": 2, "num_validation": 1, "questions_per_case": 20, "num_workers": 0}
+        parser.update({"bundle_root": str(bundle), "dataset_dir": str(tmp_path), **changes})
+        parser.update({f"phantom#{key}": value for key, value in small.items()})
+        for split in ("train", "validate"):
+            folders[name, split] = parser.get_parsed_content(f"{split}#dataset").folder.path
+    assert folders["pretrain.json", "train"] == folders["sft.json", "train"]
+    assert folders["pretrain.json", "validate"] == folders["sft.json", "validate"]
+    assert len(set(folders.values())) == 2
 
 
 SHARED_WITH_PREFERENCES = (*SHARED, "dataset_dir", "checkpoint", "text_tokenizer_dir", "prompt_transforms")
