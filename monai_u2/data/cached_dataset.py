@@ -28,6 +28,7 @@ from monai.transforms import Compose, RandomizableTrait, reset_ops_id
 from monai.utils import ensure_tuple
 
 from monai_u2.data.cache_folder import CacheFolder, storable
+from monai_u2.data.records import HEADER_KEYS
 from monai_u2.data.transform_description import describe_transforms, hash_description
 from monai_u2.exceptions import InputError
 
@@ -61,7 +62,8 @@ class CachedDataset(PersistentDataset):
         transform: all transforms.
         cache_dir: folder; null for no cache.
         cache_n_trans: number of transforms that are cached, as of :class:`monai.data.CacheNTransDataset`.
-        file_keys: keys of the files (or of any values) that the cached transforms read.
+        file_keys: keys of the files (or of any values) that the cached transforms read, beside
+            :data:`monai_u2.data.HEADER_KEYS`, which say what is wrong with a file's header.
         dtype: one of :data:`CACHE_DTYPES`, in which `dtype_keys` are stored. `float16` and `uint8` are for intensities
             in [0, 1], with errors up to :data:`LARGEST_ERRORS`. Everything else keeps its type.
         dtype_keys: keys of the floating point images.
@@ -89,7 +91,7 @@ class CachedDataset(PersistentDataset):
         if dtype not in CACHE_DTYPES:
             raise InputError(f"cache dtype {dtype!r}; expected one of {', '.join(CACHE_DTYPES)}.")
         self.cache_n_trans = cache_n_trans
-        self.file_keys = ensure_tuple(file_keys)
+        self.file_keys = (*ensure_tuple(file_keys), *HEADER_KEYS)
         self.dtype = dtype
         self.dtype_keys = ensure_tuple(dtype_keys)
         cached = self.transform.transforms[:cache_n_trans]

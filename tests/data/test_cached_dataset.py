@@ -95,6 +95,18 @@ def test_other_texts_and_later_transforms_need_no_preprocessing(data: list[dict[
     assert loaded == ["0.npy"]
 
 
+@pytest.mark.parametrize(
+    "header", [{"rescale_slope": 2.0}, {"spacing": [1.0, 1.0, 3.0]}, {"rescale_slope": 1}, {"volume_index": 1}]
+)
+def test_a_corrected_header_is_preprocessed_again(
+    data: list[dict[str, Any]], tmp_path: Path, header: dict[str, Any]
+) -> None:
+    cached(data, tmp_path)[0]
+    for _ in range(2):
+        assert cached([{**data[0], **header}], tmp_path)[0].items() >= header.items()
+    assert len(loaded) == 2 and len(entries(tmp_path)) == 2
+
+
 @pytest.mark.parametrize("change", ["content of one size", "size", "time alone"])
 def test_a_replaced_file_is_preprocessed_again(data: list[dict[str, Any]], tmp_path: Path, change: str) -> None:
     file = Path(data[0]["image"])
