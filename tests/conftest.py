@@ -14,11 +14,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.chat_server import SECRET, ChatServer, serving
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,6 +72,15 @@ def text_tokenizer() -> PreTrainedTokenizerBase:
     from monai_u2.data import load_text_tokenizer
 
     return load_text_tokenizer(BUNDLE / "models" / "text_tokenizer")
+
+
+@pytest.fixture
+def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    """A server with OpenAI's chat protocol; its API key is in CHAT_KEY."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("CHAT_KEY", SECRET)
+    with serving(lambda body: (body["messages"][-1]["content"], "fine")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -15,13 +15,11 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
-    "Journal": "journal",
     "PairRule": "pairs",
     "PreferenceBuilder": "builder",
     "ReportSampler": "sampling",
     "SampleFilter": "filtering",
     "plot_summary": "summary",
-    "process_shard": "cases",
     "select_cases": "cases",
 }
 

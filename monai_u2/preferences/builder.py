@@ -24,13 +24,13 @@ from typing import Any
 from torch.utils.data import Dataset, Subset
 
 from monai_u2.data.collate import collate_reports
+from monai_u2.data.journal import Journal
 from monai_u2.data.records import write_records, write_text_atomically
+from monai_u2.data.shards import process_shard
 from monai_u2.exceptions import InputError
 from monai_u2.judges.base import FindingErrors, Judge
 from monai_u2.networks.checkpoints import file_sha256
-from monai_u2.preferences.cases import process_shard
 from monai_u2.preferences.filtering import SampleFilter
-from monai_u2.preferences.journal import Journal
 from monai_u2.preferences.pairs import PairRule
 from monai_u2.preferences.sampling import ReportSampler
 from monai_u2.preferences.summary import SummaryCounts, plot_summary
@@ -89,7 +89,7 @@ class PreferenceBuilder:
         rule: PairRule | None = None,
         preprocessing: Mapping[str, Any] | None = None,
         num_workers: int = 0,
-        shard: int | None = None,
+        shard: int | str | None = None,
         num_shards: int | None = None,
         retry_failed: bool = False,
     ) -> None:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which cases are sampled, and by which process."""
+"""Which cases are sampled."""
 
 from __future__ import annotations
 
@@ -70,26 +70,3 @@ def select_cases(records: str | os.PathLike[str], kinds: Sequence[str] = ("repor
 def case_seed(seed: int, case_key: str) -> int:
     """Return a seed for one case, the same whatever other cases there are."""
     return int(hashlib.sha256(f"{seed} {case_key}".encode()).hexdigest()[:15], 16)
-
-
-def process_shard(shard: int | None = None, num_shards: int | None = None) -> tuple[int, int]:
-    """Return which share of the cases this process takes, of how many: case i goes to share `i % num_shards`.
-
-    Args:
-        shard: number of the share from 0 on; None takes the rank of `torch.distributed`, else that of `torchrun`.
-        num_shards: number of shares, or None likewise.
-
-    Raises:
-        InputError: when one is given without the other, or they don't fit.
-    """
-    if (shard is None) != (num_shards is None):
-        raise InputError(f"shard is {shard} and num_shards is {num_shards}; expected both, or neither.")
-    if shard is None or num_shards is None:
-        import torch.distributed as dist
-
-        if dist.is_available() and dist.is_initialized():
-            return dist.get_rank(), dist.get_world_size()
-        shard, num_shards = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if not 0 <= shard < num_shards:
-        raise InputError(f"shard is {shard} of {num_shards}; expected 0 to {num_shards - 1}.")
-    return shard, num_shards

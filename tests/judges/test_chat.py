@@ -17,11 +17,8 @@ import itertools
 import json
 import logging
 import re
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,120 +27,24 @@ import pytest
 from monai_u2.exceptions import InputError
 from monai_u2.judges import ChatJudge
 from monai_u2.judges.chat_format import RESPONSE_SCHEMA
-
-SECRET = "sk-very-secret"
-Behavior = Callable[[int, int], str]  # from a case and the number of requests for it so far to what the server does
+from tests.chat_server import SECRET, ChatServer
 
 
-class ChatServer(ThreadingHTTPServer):
-    """Judges case i: i matched findings and one missing. Behaves as it is told, per case and request."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.behavior: Behavior = lambda case, count: "ok"
-        self.requests: Counter[int] = Counter()
-        self.judged: Counter[int] = Counter()
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.lock = threading.Lock()
-        self.busy = self.most_busy = 0
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, *args: Any) -> None:
-        """Clients that hang up are part of the test."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: ChatServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: Any) -> None:
-        """Keep the test's output clean."""
-
-    def do_POST(self) -> None:
-        server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        case = int(re.search(r"candidate (\d+)", body["messages"][1]["content"])[1])
-        with server.lock:
-            server.bodies.append(body)
-            server.headers.append({"path": self.path, **self.headers})
-            count = server.requests[case]
-            server.requests[case] += 1
-            server.busy += 1
-            server.most_busy = max(server.most_busy, server.busy)
-            behavior = server.behavior(case, count)
-        try:
-            self.behave(behavior, case)
-        finally:
-            with server.lock:
-                server.busy -= 1
-
-    def behave(self, behavior: str, case: int) -> None:
-        lists = {name: [] for name in RESPONSE_SCHEMA["required"]}
-        content = json.dumps(lists | {"explanation": "", "matched_findings": ["f"] * case, "missing_finding": ["m"]})
-        if behavior == "sleep":
-            time.sleep(1.2)
-            self.close_connection = True
-            return
-        if behavior == "slow":
-            time.sleep(0.1)
-        if behavior.isdigit():
-            text = f"bad request for key {SECRET}"
-            self.reply(text, status=int(behavior), **({"Retry-After": "0"} if behavior == "429" else {}))
-        elif behavior.startswith("wait "):
-            self.reply("later", status=429, **{"Retry-After": behavior.removeprefix("wait ")})
-        elif behavior == "hang up":
-            self.close_connection = True
-            self.connection.close()
-        elif behavior == "cut body":
-            self.reply(self.completion(content)[:40], length=5000)
-            self.close_connection = True
-        elif behavior == "no json":
-            self.reply("<html>welcome</html>")
-        elif behavior == "other json":
-            self.reply('{"choices": []}')
-        else:
-            reason = "stop"
-            if behavior == "length":
-                content, reason = content[:30], "length"
-            elif behavior == "cut content":
-                content = content[:30]
-            elif behavior == "malformed":
-                content = "It is fine."
-            with self.server.lock:
-                self.server.judged[case] += 1
-            self.reply(self.completion(content, reason))
-
-    def completion(self, content: str, reason: str = "stop") -> str:
-        message = {"role": "assistant", "content": content}
-        usage = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050}
-        return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": reason}], "usage": usage})
-
-    def reply(self, text: str, *, status: int = 200, length: int | None = None, **headers: str) -> None:
-        data = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data) if length is None else length))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
+def case_and_judgement(body: dict[str, Any]) -> tuple[int, str]:
+    """Judges case i: i matched findings and one missing."""
+    case = int(re.search(r"candidate (\d+)", body["messages"][1]["content"])[1])
+    lists = {name: [] for name in RESPONSE_SCHEMA["required"]}
+    return case, json.dumps(lists | {"explanation": "", "matched_findings": ["f"] * case, "missing_finding": ["m"]})
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("JUDGE_KEY", SECRET)
-    with ChatServer() as chat_server:
-        thread = threading.Thread(target=chat_server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        yield chat_server
-        chat_server.shutdown()
+def server(chat_server: ChatServer) -> ChatServer:
+    chat_server.script = case_and_judgement
+    return chat_server
 
 
 def judge_of(server: ChatServer, cache_dir: Path | None = None, **options: Any) -> ChatJudge:
-    settings = {"api_key_variable": "JUDGE_KEY", "timeout": 0.5, "retries": 3, "backoff": 0.01, **options}
+    settings = {"api_key_variable": "CHAT_KEY", "timeout": 0.5, "retries": 3, "backoff": 0.01, **options}
     return ChatJudge(server.url, "a-model", cache_dir=cache_dir, **settings)
 
 
@@ -166,10 +67,10 @@ def test_no_case_is_lost_none_judged_twice_and_the_order_is_kept(server: ChatSer
     results = batch(judge, range(len(faults)))
     assert [errors.score for errors in results] == [pytest.approx(score(case)) for case in range(len(faults))]
     assert {errors.judge for errors in results} == {"chat a-model"}
-    assert server.judged == Counter(dict.fromkeys(range(len(faults)), 1))
+    assert server.answered == Counter(dict.fromkeys(range(len(faults)), 1))
     again = batch(judge_of(server, tmp_path), range(len(faults)))
     assert again == results
-    assert server.judged == Counter(dict.fromkeys(range(len(faults)), 1))
+    assert server.answered == Counter(dict.fromkeys(range(len(faults)), 1))
 
 
 def test_statuses_of_answers_that_are_no_judgement(server: ChatServer, tmp_path: Path) -> None:
@@ -189,12 +90,12 @@ def test_a_judge_that_is_down_says_so_and_a_second_run_resumes(server: ChatServe
     judge = judge_of(server, tmp_path, concurrency=2)
     with pytest.raises(InputError, match=r"is down: HTTP 500, after 4 requests; .*what was judged is in cache_dir"):
         batch(judge, range(40))
-    assert server.judged == Counter(range(6))
+    assert server.answered == Counter(range(6))
     assert max(server.requests) < 20  # the rest wasn't asked in vain
     server.behavior = lambda case, count: "ok"
     results = batch(judge_of(server, tmp_path), range(12))
     assert [errors.score for errors in results] == [pytest.approx(score(case)) for case in range(12)]
-    assert server.judged == Counter(range(12))
+    assert server.answered == Counter(range(12))
 
 
 def test_a_server_that_is_not_there(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,13 +111,13 @@ def test_a_pair_without_an_answer_fails_alone(server: ChatServer, tmp_path: Path
     assert [case for case, errors in enumerate(results) if errors.status == "failed"] == [3]
     assert "HTTP 500, after 2 requests" in results[3].explanation
     batch(judge_of(server, tmp_path, retries=1), range(4, 8))
-    assert server.requests[3] == 2 and all(server.judged[case] == 1 for case in range(8) if case != 3)
+    assert server.requests[3] == 2 and all(server.answered[case] == 1 for case in range(8) if case != 3)
 
 
 @pytest.mark.parametrize("status", ["401", "403", "404", "302"])
 def test_what_no_retry_changes_stops_at_once(server: ChatServer, status: str) -> None:
     server.behavior = lambda case, count: status
-    with pytest.raises(InputError, match=f"answered HTTP {status} .*'a-model' with the API key in JUDGE_KEY"):
+    with pytest.raises(InputError, match=f"answered HTTP {status} .*'a-model' with the API key in CHAT_KEY"):
         judge_of(server)("reference", "candidate 1")
     assert server.requests[1] == 1
 
@@ -270,7 +171,7 @@ def test_another_model_or_option_judges_anew(server: ChatServer, tmp_path: Path)
     assert first.version != second.version
     for judge in (first, second, first, second, ChatJudge(server.url, "b", api_key_variable=None, cache_dir=tmp_path)):
         judge("reference", "candidate 1")
-    assert server.judged[1] == 3
+    assert server.answered[1] == 3
     assert "Authorization" not in server.headers[-1]
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from monai_u2.data import write_records
 from monai_u2.exceptions import InputError
-from monai_u2.preferences import process_shard, select_cases
+from monai_u2.preferences import select_cases
 from monai_u2.preferences.cases import case_seed
 
 
@@ -65,23 +64,3 @@ def test_what_cannot_be_sampled(tmp_path: Path, records: list[dict[str, Any]], m
 def test_seeds_differ_by_case_and_run() -> None:
     assert len({case_seed(seed, key) for seed in range(3) for key in ("a", "b", "c")}) == 9
     assert case_seed(1, "a") == case_seed(1, "a") < 2**63
-
-
-def test_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert process_shard() == (0, 1)
-    assert process_shard(1, 3) == (1, 3)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert process_shard() == (1, 2) and process_shard(0, 1) == (0, 1)
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_rank", lambda: 4)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 5)
-    assert process_shard() == (4, 5)
-
-
-@pytest.mark.parametrize("arguments", [(2, 2), (-1, 2), (0, 0), (1, None), (None, 2)])
-def test_shards_that_do_not_fit(arguments: tuple[int | None, int | None]) -> None:
-    with pytest.raises(InputError, match="expected"):
-        process_shard(*arguments)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from monai_u2.data import Journal
 from monai_u2.exceptions import InputError
-from monai_u2.preferences import Journal
 
 
 def test_entries_of_all_processes(tmp_path: Path) -> None:
