@@ -28,6 +28,7 @@ _SUBPACKAGES = (
     "networks",
     "preferences",
     "processes",
+    "synthesis",
     "transforms",
 )
 

@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.answered[case] += 1
             self.reply(self.completion(content, reason))
 
-    def completion(self, content: str | None, reason="stop") -> str:
+    def completion(self, content: str | None, reason: str = "stop") -> str:
         message = {"role": "assistant", "content": content}
         usage = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050}
         return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": reason}], "usage": usage})

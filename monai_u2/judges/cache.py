@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -24,11 +23,6 @@ from monai_u2.data.records import write_text_atomically
 from monai_u2.judges.base import FindingErrors
 
 logger = logging.getLogger(__name__)
-
-
-def fingerprint(*parts: object) -> str:
-    """SHA-256 of JSON values, in hexadecimal digits."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 class JudgementCache:

@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from monai_u2.chat_client import ChatAnswer, ChatClient
+from monai_u2.data.fingerprint import fingerprint
 from monai_u2.judges.base import FindingErrors, Judge
-from monai_u2.judges.cache import JudgementCache, fingerprint
+from monai_u2.judges.cache import JudgementCache
 from monai_u2.judges.chat_format import INSTRUCTIONS, RESPONSE_SCHEMA, chat_messages, parse_chat_answer
 
 _OPTIONS = {"temperature": 0, "max_tokens": 1024}

@@ -17,9 +17,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from monai_u2.data.fingerprint import fingerprint
 from monai_u2.exceptions import InputError
 from monai_u2.judges.base import FindingErrors, Judge
-from monai_u2.judges.cache import fingerprint
 from monai_u2.judges.finding_list import FindingList
 
 _SENTENCE_END = re.compile(r"(?<!\d)\.|\.(?!\d)|[;?!\n]+")

@@ -19,9 +19,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_u2.data.fingerprint import fingerprint
 from monai_u2.exceptions import InputError
 from monai_u2.judges.base import FindingErrors, Judge
-from monai_u2.judges.cache import JudgementCache, fingerprint
+from monai_u2.judges.cache import JudgementCache
 from monai_u2.judges.green_format import parse_green
 
 if TYPE_CHECKING:

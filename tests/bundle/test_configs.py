@@ -193,6 +193,7 @@ def test_top_level_configs_are_the_bundles(bundle: Path) -> None:
         "configs/pretrain.json",
         "configs/sft.json",
         "configs/preferences.json",
+        "configs/synthesis.json",
         "configs/judges/chat.json",
         "configs/judges/green.json",
         "configs/inference.json",

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from monai_u2.data.fingerprint import fingerprint
 from monai_u2.judges import FindingErrors, JudgementCache
-from monai_u2.judges.cache import fingerprint
 
 
 def test_a_judgement_comes_back_as_it_was(tmp_path: Path) -> None:
