@@ -19,6 +19,7 @@ from dataclasses import asdict
 
 from monai_u2.chat_client import ChatAnswer
 from monai_u2.data.journal import Journal
+from monai_u2.exceptions import InputError
 
 
 class AnswerStore:
@@ -37,7 +38,14 @@ class AnswerStore:
         self._lock = threading.Lock()
         self._answers: dict[str, ChatAnswer] = {}
         for entry in self._journal.entries():
-            self._answers[entry.pop("case_key")] = ChatAnswer(**entry)
+            key = entry.pop("case_key")
+            try:
+                self._answers[key] = ChatAnswer(**entry)
+            except TypeError as error:
+                raise InputError(
+                    f"{folder}: a line of answers-*.jsonl has the keys {', '.join(entry)}; expected those of an "
+                    "answer. Give another cache_dir."
+                ) from error
 
     def get(self, key: str) -> ChatAnswer | None:
         """Return the answer to a request, None where there is none."""

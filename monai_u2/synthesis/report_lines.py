@@ -79,7 +79,7 @@ def split_statements(text: str) -> list[Statement]:
     """Split a text into sentences and the lines that each one cites; a citation behind the full stop counts too."""
     statements = []
     for paragraph in text.splitlines():
-        for sentence in _sentences(_LATE_CITATION.sub(r" \2\1 ", paragraph)):
+        for sentence in _sentences(_LATE_CITATION.sub(_moved_forward, paragraph)):
             cited: list[int] = []
             malformed = False
             for content in _BRACKETS.findall(sentence):
@@ -97,6 +97,10 @@ def without_citations(text: str) -> str:
         _BRACKETS.sub(lambda match: "" if _NUMBERS.fullmatch(match[1]) else match[0], line).strip()
         for line in text.splitlines()
     )
+
+
+def _moved_forward(match: re.Match[str]) -> str:
+    return f" {match[2].rstrip()}{match[1]} "
 
 
 def _sentences(paragraph: str) -> list[str]:

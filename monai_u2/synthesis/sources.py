@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai_u2.data.fingerprint import fingerprint
@@ -23,30 +24,47 @@ from monai_u2.synthesis.stage import Row
 
 Sources = dict[str, list[Row]]  # stream -> rows
 
+_REPORT_KEYS = ("image", "case_key", "report", "report_question", "case", "findings", "lesion_mask", "truth")
 
-def load_sources(records: str | os.PathLike[str]) -> Sources:
-    """Load the reports to start from, or the rows that an earlier stage wrote.
+
+def load_sources(records: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Sources:
+    """Load the reports to start from, and the rows that an earlier stage wrote.
 
     Args:
-        records: a JSON Lines file of records (see :mod:`monai_u2.data.records`): those of the kind "report", whose
-            answer is the report, are taken; or a file of a stage, such as `questions.jsonl`.
+        records: JSON Lines files. Of records (see :mod:`monai_u2.data.records`) those of the kind "report", whose
+            answer is the report, are taken; of a stage's file, such as `stages/questions.jsonl`, all rows. Where there
+            are only a stage's files, the reports are those that have a row in them.
 
     Returns:
         the rows by stream. `reports` has each report once: `image`, `report`, `case_key` (hash of both) and `row`, its
         name in files of rejected rows, beside the record's keys.
 
     Raises:
-        InputError: when there is no report, one is there twice, or the file mixes records and a stage's rows.
+        InputError: when there is no report, one is there twice, a file mixes records and a stage's rows, two files are
+            of one stream, or rows belong to other reports than those given.
     """
+    paths = [records] if isinstance(records, (str, os.PathLike)) else list(records)
+    sources: Sources = {}
+    derived: dict[str, Row] = {}
+    for path in paths:
+        every = load_records(path, require_answer=False)
+        made = [record for record in every if "stage" in record]
+        if made and len(made) != len(every):
+            raise InputError(f"{path}: {len(made)} of {len(every)} lines are rows of a stage; expected all, or none.")
+        stream, rows = _stage_rows(path, made) if made else ("reports", _reports(path, every))
+        if stream in sources:
+            raise InputError(f"{path}: the second file with {stream}; expected one.")
+        sources[stream] = rows
+        derived |= {} if stream == "reports" else {row["case_key"]: _report_of(row) for row in rows}
+    known = {row["case_key"] for row in sources.setdefault("reports", list(derived.values()))}
+    odd = derived.keys() - known
+    if odd:
+        raise InputError(f"{paths[-1]}: rows of {len(odd)} reports that aren't in the records; give those they are of.")
+    return sources
+
+
+def _reports(records: str | os.PathLike[str], every: list[Row]) -> list[Row]:
     folder = Path(records).absolute().parent
-    every = load_records(records, require_answer=False)
-    made = [record for record in every if "stage" in record]
-    if made and len(made) != len(every):
-        raise InputError(f"{records}: {len(made)} of {len(every)} lines are rows of a stage; expected all, or none.")
-    return _stage_rows(records, made) if made else {"reports": _reports(records, every, folder)}
-
-
-def _reports(records: str | os.PathLike[str], every: list[Row], folder: Path) -> list[Row]:
     rows: dict[str, Row] = {}
     for record in every:
         if question_kind(record) != "report" or "answer" not in record:
@@ -69,21 +87,17 @@ def _reports(records: str | os.PathLike[str], every: list[Row], folder: Path) ->
     return list(rows.values())
 
 
-def _stage_rows(records: str | os.PathLike[str], made: list[Row]) -> Sources:
-    streams = {row.pop("stage") for row in made}
-    names = {row.get("stream") for row in made}
-    needed = {"case_key", "row", "report", "report_question"}
-    if len(streams) != 1 or len(names) != 1 or not all(needed <= row.keys() for row in made):
+def _stage_rows(records: str | os.PathLike[str], made: list[Row]) -> tuple[str, list[Row]]:
+    """Return the stream of a stage's rows, and the rows as they were."""
+    needed = {"case_key", "row", "report", "report_question", "stream"}
+    if len({row["stage"] for row in made}) != 1 or not all(needed <= row.keys() for row in made):
         raise InputError(
-            f"{records}: rows of several stages, or without case_key, row, report and report_question; "
-            "expected the file of one stage."
+            f"{records}: rows of several stages, or without {', '.join(sorted(needed))}; expected one stage's."
         )
-    reports: dict[str, Row] = {}
-    shared = ("image", "case_key", "report", "report_question", "case", "findings", "lesion_mask", "truth")
-    for row in made:
-        kept = {key: row[key] for key in shared if key in row}
-        reports[row["case_key"]] = {**kept, "row": row["case_key"], "question": row["report_question"]}
-    stream = str(made[0]["stream"])
-    for row in made:
-        del row["stream"]
-    return {"reports": list(reports.values()), **({} if stream == "reports" else {stream: made})}
+    return made[0]["stream"], [{k: v for k, v in row.items() if k not in ("stage", "stream")} for row in made]
+
+
+def _report_of(row: Row) -> Row:
+    """Return the row of a report that another row is made of."""
+    kept = {key: row[key] for key in _REPORT_KEYS if key in row}
+    return {**kept, "row": row["case_key"], "question": row["report_question"]}

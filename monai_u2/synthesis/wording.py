@@ -41,9 +41,29 @@ _EMPTY = _DENIALS | _word_set(
     states statement step suggest suggests supports tells therefore think third thus together visible ct
     """
 )
-_SUFFIXES = ("ations", "ation", "ings", "ing", "ies", "ied", "ments", "ment", "ally", "ical", "ities", "ity", "ous")
+_SUFFIXES = (
+    "ifications",
+    "ification",
+    "ifying",
+    "ified",
+    "ifies",
+    "ations",
+    "ation",
+    "ings",
+    "ing",
+    "ies",
+    "ied",
+    "ments",
+    "ment",
+    "ally",
+    "ical",
+    "ities",
+    "ity",
+    "ous",
+)
 _SUFFIXES += ("eds", "ed", "es", "al", "ic", "ly", "s", "e", "y")
 _WORD = re.compile(r"[^\W\d_][^\W_]*(?:-[^\W_]+)*")
+_POSSESSIVE = re.compile(r"['’]s\b")
 _CJK = re.compile(r"[\u3400-\u9fff]+")
 _LENGTH = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)((?:\s*[x×*]\s*\d+(?:\.\d+)?){0,2})\s*(mm|cm|毫米|厘米)(?!\w)")
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w]|\.\d)")
@@ -147,7 +167,7 @@ def knows_comparisons(language: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(_CJK.sub(" ", text))]
+    return [word.lower() for word in _WORD.findall(_POSSESSIVE.sub("", _CJK.sub(" ", text)))]
 
 
 def _stem(word: str) -> str:

@@ -1,0 +1,27 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monai_u2.data.phantom.dataset import case_records
+from monai_u2.data.records import write_records
+
+
+@pytest.fixture(scope="session")
+def phantom_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of 50 phantoms, without their images."""
+    path = tmp_path_factory.mktemp("records") / "train.jsonl"
+    write_records(path, [record for number in range(50) for record in case_records(number, 1)])
+    return path
