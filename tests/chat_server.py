@@ -65,6 +65,7 @@ def serving(script: Callable[[dict[str, Any]], tuple[Any, str]]) -> Iterator[Cha
 class Handler(BaseHTTPRequestHandler):
     server: ChatServer
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet, else the kernel waits 40 ms between them
 
     def log_message(self, *args: Any) -> None:
         """Keep the test's output clean."""
