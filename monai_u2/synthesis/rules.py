@@ -18,7 +18,15 @@ from dataclasses import dataclass
 
 from monai_u2.synthesis.language import is_other_language
 from monai_u2.synthesis.report_lines import ReportLine, Statement, split_statements
-from monai_u2.synthesis.wording import comparison, content_words, denied_words, is_positive, numbers, sides
+from monai_u2.synthesis.wording import (
+    comparison,
+    content_words,
+    denied_words,
+    finding_words,
+    is_positive,
+    numbers,
+    sides,
+)
 
 REASONS: dict[str, str] = {
     "empty_report": "the report has no sentence",
@@ -87,7 +95,7 @@ class CitationRule:
         said, source = sides(statement.text), set().union(*map(sides, texts))
         if said - source and source:
             return Problem("contradiction", f"{_listed(said)} for {_listed(source)}: {statement.text}")
-        words, denied = content_words(statement.text), denied_words(statement.text)
+        words, denied = finding_words(statement.text), denied_words(statement.text)
         having = [(content_words(text), denied_words(text)) for text in texts]
         for word in sorted(words):
             in_lines = [word in line_denied for line_words, line_denied in having if word in line_words]
@@ -122,7 +130,7 @@ def check_cited_text(
         text: with citations such as `[3]` and `[3, 5]`.
         lines: the report's lines.
         rule: checks each statement that cites.
-        every_statement: each statement must cite; else those that say more of the report than the question does.
+        every_statement: each statement must cite, but "Yes."; else those that say more of the report than the question does.
         question: what the text answers.
 
     Returns:
@@ -136,10 +144,10 @@ def check_cited_text(
             problem = rule(statement, lines)
             if problem:
                 return problem
-        elif content_words(statement.text) or every_statement:
-            told = content_words(statement.text) - asked
+        else:
+            said = content_words(statement.text)
             odd = numbers(statement.text) - numbers(question), sides(statement.text) - sides(question)
-            if every_statement or len(told & known) >= 2 or any(odd):
+            if (every_statement and said) or len((said - asked) & known) >= 2 or any(odd):
                 return Problem("missing_citation", statement.text)
     if not any(statement.cited for statement in statements):
         return Problem("missing_citation", "no line is cited")

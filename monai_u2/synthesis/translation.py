@@ -19,6 +19,7 @@ from typing import Any
 from monai_u2.exceptions import InputError
 from monai_u2.synthesis.answers import cited_lines
 from monai_u2.synthesis.language import language_name
+from monai_u2.synthesis.report_lines import without_citations
 from monai_u2.synthesis.rules import Problem, check_language
 from monai_u2.synthesis.stage import STREAMS, Outcome, Row, Stage, tagged
 from monai_u2.synthesis.structured import TEXT, object_schema
@@ -73,10 +74,10 @@ class TranslationStage(Stage):
         problem = check_language(text, self.language)
         if problem:
             return problem
-        odd = numbers(source) ^ numbers(text)
-        if odd:
-            return Problem("changed_numbers", ", ".join(sorted(odd)))
-        return None if cited_lines(source) == cited_lines(text) else Problem("changed_citations")
+        if cited_lines(source) != cited_lines(text):
+            return Problem("changed_citations")
+        odd = numbers(without_citations(source)) ^ numbers(without_citations(text))
+        return Problem("changed_numbers", ", ".join(sorted(odd))) if odd else None
 
     def placeholder(self, row: Row) -> tuple[list[Row], str]:
         return [row], "".join(_texts(row).values())

@@ -38,30 +38,16 @@ _EMPTY = _DENIALS | _word_set(
     identified image images impression indicate indicates information line lines look looking mention mentioned
     mentions note noted observed overall patient present question questions read reading reason reasoning refers
     report reported reports right-hand say says scan second see seen show showing shown shows state stated
-    states statement step suggest suggests supports tells therefore think third thus together visible ct
+    states statement step suggest suggests supports tells therefore think third thus together
+    against argues cm compatible consistent contain contains hold holds include includes lie lies located
+    measure measures measuring mm raise raises represent represents visible ct
     """
 )
-_SUFFIXES = (
-    "ifications",
-    "ification",
-    "ifying",
-    "ified",
-    "ifies",
-    "ations",
-    "ation",
-    "ings",
-    "ing",
-    "ies",
-    "ied",
-    "ments",
-    "ment",
-    "ally",
-    "ical",
-    "ities",
-    "ity",
-    "ous",
-)
-_SUFFIXES += ("eds", "ed", "es", "al", "ic", "ly", "s", "e", "y")
+_ENDINGS = """
+ifications ification ifying ified ifies ations ation ated ating ings ing ies ied ments ment ally ical ities ity ous eds
+ed es al ic ly s e y
+"""
+_SUFFIXES = tuple(_ENDINGS.split())
 _WORD = re.compile(r"[^\W\d_][^\W_]*(?:-[^\W_]+)*")
 _POSSESSIVE = re.compile(r"['’]s\b")
 _CJK = re.compile(r"[\u3400-\u9fff]+")
@@ -97,6 +83,11 @@ _COMPARISONS = {
     ),
     "zh": re.compile(r"较前|与前|对比|前片|复查|好转|进展|未见变化|无变化|稳定"),
 }
+
+
+def finding_words(text: str) -> set[str]:
+    """Return the stems of the content words that name no place: what can be stated or denied."""
+    return content_words(text) - _PLACES
 
 
 def content_words(text: str) -> set[str]:
@@ -175,3 +166,24 @@ def _stem(word: str) -> str:
         if word.endswith(suffix) and len(word) - len(suffix) >= 4:
             return word[: -len(suffix)]
     return word
+
+
+# organs, regions and directions; "no lesion in the bones" and "no bone lesion" are the same
+_PLACES = frozenset(
+    map(
+        _stem,
+        _word_set(
+            """
+            abdomen abdominal adrenal airway airways anterior aorta aortic apex apical arteries artery atrial basal
+            base bile bladder bone bones bony bowel bronchi bronchial bronchus cardiac chest colon coronary costal
+            diaphragm distal duct ducts esophagus gallbladder gland glands heart hepatic hilar hilum inferior kidney
+            kidneys lateral left lingula liver lobe lobes lower lumbar lung lungs main medial mediastinal
+            mediastinum middle neck node nodes pancreas pancreatic parenchyma pelvic pelvis pericardial pericardium
+            peritoneal peritoneum pleura pleural posterior proximal pulmonary region renal rib ribs right sacral
+            segment segmental segments side skeletal soft spine spleen splenic sternum stomach structure structures
+            superior thoracic thorax thyroid tissue tissues trachea tracheal upper ureter ureters urinary uterus
+            vascular vein veins ventricle vertebra vertebrae vertebral vessel vessels wall zone
+            """
+        ),
+    )
+)

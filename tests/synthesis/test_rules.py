@@ -40,6 +40,8 @@ LINES = split_report(
         ("The left kidney has a cyst of 15 mm [4].", None),
         ("There is no pleural effusion [2].", None),
         ("There is a 20 mm nodule in the right upper lobe and a 15 mm cyst in the left kidney [1, 4].", None),
+        ("No kidney cyst is on the right [2].", "unsupported"),
+        ("The pleural spaces hold no effusion [2].", None),
         ("There is a 20 mm nodule in the right upper lobe [9].", "unknown_line"),
         ("There is a 20 mm nodule in the right upper lobe [0].", "unknown_line"),
         ("There is a 20 mm nodule in the right upper lobe [1-2].", "malformed_citation"),
@@ -51,6 +53,8 @@ LINES = split_report(
         ("There is a 20 mm nodule in the left upper lobe [1].", "contradiction"),
         ("There is no nodule in the right upper lobe [1].", "contradiction"),
         ("There is a pleural effusion [2].", "contradiction"),
+        ("Yes. There is a 20 mm nodule in the right upper lobe [1].", None),
+        ("It is large. There is a 20 mm nodule in the right upper lobe [1].", "missing_citation"),
         ("There is a 20 mm nodule in the right upper lobe.", "missing_citation"),
     ],
 )
