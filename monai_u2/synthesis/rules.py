@@ -130,7 +130,8 @@ def check_cited_text(
         text: with citations such as `[3]` and `[3, 5]`.
         lines: the report's lines.
         rule: checks each statement that cites.
-        every_statement: each statement must cite, but "Yes."; else those that say more of the report than the question does.
+        every_statement: each statement but "Yes." must cite; else those that say more of the report than the question
+            does.
         question: what the text answers.
 
     Returns:
