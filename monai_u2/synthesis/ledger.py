@@ -49,7 +49,13 @@ class Ledger:
     usage: Counter[str] = field(default_factory=Counter)
 
     def take(self, outcome: Outcome) -> None:
-        """Enter what became of one row."""
+        """Enter what became of one row.
+
+        Raises:
+            RuntimeError: when nothing became of it.
+        """
+        if not outcome.kept and not outcome.rejected:
+            raise RuntimeError(f"stage {self.label}: a row was neither kept nor rejected; the books don't balance.")
         self.input += 1
         self.added += len(outcome.kept) + len(outcome.rejected) - 1
         self.kept += outcome.kept

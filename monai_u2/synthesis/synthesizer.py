@@ -167,6 +167,11 @@ class Synthesizer:
 
             bodies = ((key, self._body(stage, row)) for key, row in waiting.items())
             self.client.ask_all(bodies, answered, unanswered)
+        if failures:
+            # no more of the reason than its code: servers quote what they were sent
+            code = next(iter(failures.values())).partition(":")[0]
+            message = "%s: %d of %d requests got no answer (such as %s); their rows are in failed.jsonl"
+            logger.warning(message, stage.label, len(failures), len(waiting), code)
         ledger, counted = Ledger(stage.label), set()
         for key, row in zip(keys, rows):
             answer = None if key is None else store.get(key)

@@ -145,6 +145,7 @@ def test_every_row_is_kept_rejected_or_failed_for_the_right_reason(
     cost = summary["cost"]
     assert cost["requests"] == sum(chat_server.answered.values()) and set(chat_server.answered.values()) == {1}
     assert cost["price"] == pytest.approx(cost["requests"] * (1000 * 2.0 + 50 * 10.0) / 1e6)
+    assert "requests got no answer (such as HTTP 400); their rows are in failed.jsonl" in caplog.text
     assert SECRET not in caplog.text and "FINDINGS" not in caplog.text and "lungs" not in caplog.text.lower()
 
     requests = chat_server.requests.total()
