@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from monai_u2.synthesis.language import is_other_language
@@ -187,5 +187,5 @@ def check_coverage(text: str, lines: Sequence[ReportLine]) -> Problem | None:
     return None
 
 
-def _listed(values: set[str]) -> str:
+def _listed(values: Set[str]) -> str:
     return ", ".join(sorted(values))

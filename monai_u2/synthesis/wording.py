@@ -17,6 +17,7 @@ Rules for English and Chinese; in other languages only numbers and words are com
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 
 def _word_set(words: str) -> frozenset[str]:
@@ -85,17 +86,18 @@ _COMPARISONS = {
 }
 
 
-def finding_words(text: str) -> set[str]:
+def finding_words(text: str) -> frozenset[str]:
     """Return the stems of the content words that name no place: what can be stated or denied."""
     return content_words(text) - _PLACES
 
 
-def content_words(text: str) -> set[str]:
+@lru_cache(maxsize=4096)  # the lines of a report are compared with many statements
+def content_words(text: str) -> frozenset[str]:
     """Return the stems of a text's content words; Chinese by pairs of characters."""
     words = {_stem(word) for word in _words(text) if word not in _EMPTY}
     for run in _CJK.findall(text):
         words |= {run[i : i + 2] for i in range(max(1, len(run) - 1))}
-    return words
+    return frozenset(words)
 
 
 def numbers(text: str, *, lengths_only: bool = False) -> set[str]:
@@ -161,6 +163,7 @@ def _words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(_POSSESSIVE.sub("", _CJK.sub(" ", text)))]
 
 
+@lru_cache(maxsize=65536)
 def _stem(word: str) -> str:
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 4:
