@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The protocol as `transformers serve` speaks it, with a tiny random model."""
+"""The protocol as `transformers serve` speaks it, with a tiny model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ import pytest
 import requests
 
 from monai_u2.chat_client import ChatClient
-from monai_u2.synthesis import Synthesizer, load_sources, make_stages
+from monai_u2.data import load_records
+from monai_u2.data.phantom import draw_case, write_report
+from monai_u2.data.records import write_records
+from monai_u2.synthesis import FilterStage, Synthesizer, load_sources, make_stages
+from monai_u2.synthesis.stage import Row
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("fastapi", "openai", "uvicorn"))),
@@ -35,9 +39,34 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+AFFIRMED = '{"reason": "It agrees.", "proper_question": true, "right_answer": true}'
+
+
+def answered_rows() -> list[Row]:
+    """Rows as the stage of answers writes them."""
+    reports = [write_report(draw_case(number)).text for number in range(4)]
+    asked = {
+        "question": "What is seen in the lungs?",
+        "thinking": "Clear lungs [1].",
+        "answer": "The lungs are clear [1].",
+    }
+    origin = {"report_question": "Describe this CT.", "stage": "answers", "stream": "questions"}
+    return [
+        {
+            "image": f"{number}.nii.gz",
+            "case_key": str(number),
+            "row": f"{number}-00",
+            "report": report,
+            **asked,
+            **origin,
+        }
+        for number, report in enumerate(reports)
+    ]
+
+
 @pytest.fixture(scope="module")
 def model(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a language model of random weights."""
+    """Folder of a tiny language model that has learned to affirm what the filter asks, and nothing else."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -45,10 +74,20 @@ def model(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
     tokenizer = load_text_tokenizer(bundle / "models" / "text_tokenizer")
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(0)
     network = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=8192, **sizes, **ids))
+    asked = [FilterStage().messages(row, with_schema=True) for row in answered_rows()]
+    prompts = [tokenizer(tokenizer.apply_chat_template(messages, tokenize=False)).input_ids for messages in asked]
+    answer = [*tokenizer(AFFIRMED).input_ids, tokenizer.eos_token_id]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for step in range(240):
+        prompt = prompts[step % len(prompts)][-50 - 150 * (step % 7) :]  # short ones are learned first
+        labels = torch.tensor([[-100] * len(prompt) + answer])
+        network(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
     folder = tmp_path_factory.mktemp("model")
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -103,7 +142,17 @@ def test_an_answer_is_understood(url: str, model: str, response_format: str) -> 
     assert (cost["requests"], cost["answered"], cost["without_usage"]) == (2, 2, 0) and cost["prompt_tokens"] > 0
 
 
-def test_what_a_random_model_writes_is_rejected_and_counted(
+def test_a_stage_keeps_what_the_model_affirms(url: str, model: str, tmp_path: Path) -> None:
+    write_records(tmp_path / "answers.jsonl", answered_rows())
+    client = client_of(url, model, "none", 100)
+    sources = load_sources(tmp_path / "answers.jsonl")
+    path = Synthesizer(sources, make_stages(["filter"]), client, tmp_path / "out", shard="0/1").run()
+    counts = json.loads(path.read_text())["stages"]["filter"]
+    assert counts["kept"] == counts["requests"] == 4 and counts["rejected"] == {} and counts["failed"] == 0
+    assert len(load_records(tmp_path / "out" / "vqa.jsonl")) == 4
+
+
+def test_what_the_model_cannot_do_is_rejected_and_counted(
     url: str, model: str, phantom_records: Path, tmp_path: Path
 ) -> None:
     stages = make_stages(["questions", "report_thinking"])
