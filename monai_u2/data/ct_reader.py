@@ -28,7 +28,7 @@ from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from monai_u2.data.dicom import read_series
-from monai_u2.exceptions import InputError
+from monai_u2.exceptions import ConstantImageError, ImageGeometryError, InputError
 
 __all__ = ["CTReader", "CTVolume"]
 
@@ -285,7 +285,7 @@ def _check_geometry(path: Path, affine: np.ndarray) -> None:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     # the volume of a voxel against that of a box with its edges: 1 for right angles, 0 for a flat one
     if not np.isfinite(affine).all() or not spacing.all() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-        raise InputError(
+        raise ImageGeometryError(
             f"{path.name}: the affine {affine[:3].round(3).tolist()} can't be inverted, so voxels have no place in the "
             "patient; expected three independent axes in mm. Export or convert the image again."
         )
@@ -300,4 +300,6 @@ def _check_voxels(path: Path, array: np.ndarray) -> None:
             "Export the image again, or fill them with -1024 where they lie outside the scan."
         )
     if low == high:
-        raise InputError(f"{path.name}: all {array.size} voxels are {low}; expected a CT in HU. Check the export.")
+        raise ConstantImageError(
+            f"{path.name}: all {array.size} voxels are {low}; expected a CT in HU. Check the export."
+        )
