@@ -72,7 +72,7 @@ PLACEHOLDERS = frozenset(
 
 _SAME_IN_AN_IMAGE = ("case", "patient", "findings", "lesion_mask", "truth", *CORRECTION_KEYS)
 # a report that more than this share of the images has is a template, or was copied
-_REPEATED_SHARE = 0.01
+_REPEATED_SHARE = 0.02
 _REPEATED_AT_LEAST = 3
 
 

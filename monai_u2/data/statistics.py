@@ -75,10 +75,7 @@ def record_statistics(path: str | Path, *, workers: int = 1, progress: bool = Fa
         "num_patients": len(patients) or None,
         "kinds": {kind: len(counts) for kind, counts in words.items()},
         "answer_words": {kind: _distribution(counts) for kind, counts in words.items()},
-        **{
-            key: {axis: _distribution([entry[key][place] for entry in readable]) for place, axis in enumerate(AXES)}
-            for key in ("spacing_mm", "extent_mm")
-        },
+        **{key: _by_axis([entry[key] for entry in readable]) for key in ("spacing_mm", "extent_mm")},
         "findings": dict(Counter(label for labels in labeled for label in labels).most_common()),
         "findings_per_image": {str(number): images for number, images in sorted(Counter(map(len, labeled)).items())},
         "num_images_without_findings_key": len(cases) - len(labeled),
@@ -98,9 +95,10 @@ def plot_statistics(statistics: Mapping[str, Any], path: str | os.PathLike[str])
         path: PNG file; it appears whole or not at all.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(13, 7.5), layout="constrained")
-    (words, kinds, findings), (spacing, extent, numbers) = figure.subplots(2, 3)
+    (kinds, words, spacing), (findings, numbers, extent) = figure.subplots(2, 3)
     kind = "report" if "report" in statistics["kinds"] else next(iter(statistics["kinds"]))
     _draw_histogram(words, {None: statistics["answer_words"][kind]})
     words.set(title=f"{statistics['kinds'][kind]} answers of the kind {kind}", xlabel="words", ylabel="answers")
@@ -113,11 +111,15 @@ def plot_statistics(statistics: Mapping[str, Any], path: str | os.PathLike[str])
     for axes, key, label in ((spacing, "spacing_mm", "voxel size, mm"), (extent, "extent_mm", "extent, mm")):
         _draw_histogram(axes, {axis.replace("_", "–"): statistics[key][axis] for axis in AXES})
         axes.set(title=f"{statistics[key][AXES[0]]['count']} images read", xlabel=label, ylabel="images")
-        axes.legend()
-    per_image = statistics["findings_per_image"]
+        if statistics[key][AXES[0]]["count"]:
+            axes.legend()
+    per_image = {int(number): images for number, images in statistics["findings_per_image"].items()}
     numbers.bar_label(numbers.bar(list(per_image), list(per_image.values())))
-    unknown = statistics["num_images_without_findings_key"]
-    numbers.set(xlabel="findings of an image", ylabel="images", title=f"{unknown} images without 'findings'")
+    numbers.margins(y=0.1)
+    title = f"{sum(per_image.values())} of {statistics['num_images']} images have the key 'findings'"
+    numbers.set(xlabel="findings of an image", ylabel="images", title=title)
+    for axis in (words.yaxis, kinds.xaxis, findings.xaxis, spacing.yaxis, extent.yaxis, numbers.xaxis, numbers.yaxis):
+        axis.set_major_locator(MaxNLocator(6, integer=True))
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -127,10 +129,17 @@ def plot_statistics(statistics: Mapping[str, Any], path: str | os.PathLike[str])
         temporary.unlink(missing_ok=True)
 
 
-def _distribution(values: Sequence[float]) -> dict[str, Any]:
+def _by_axis(triples: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Describe each axis, all with the same bins."""
+    numbers = [mm for triple in triples for mm in triple]
+    limits = (min(numbers), max(numbers)) if numbers else None
+    return {axis: _distribution([triple[place] for triple in triples], limits) for place, axis in enumerate(AXES)}
+
+
+def _distribution(values: Sequence[float], limits: tuple[float, float] | None = None) -> dict[str, Any]:
     if not values:
         return {"count": 0, "mean": None, "quartiles": None, "edges": [], "histogram": []}
-    low, high = min(values), max(values)
+    low, high = limits or (min(values), max(values))
     histogram, edges = np.histogram(values, bins=_BINS, range=(low, high if high > low else low + 1))
     return {
         "count": len(values),
@@ -142,10 +151,11 @@ def _distribution(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _draw_histogram(axes: Any, distributions: Mapping[str | None, Mapping[str, Any]]) -> None:
-    for name, distribution in distributions.items():
+    alone = len(distributions) == 1
+    for (name, distribution), style in zip(distributions.items(), ("-", "--", ":")):  # in-plane sizes are often equal
         if distribution["count"]:
-            alone = len(distributions) == 1
-            axes.stairs(distribution["histogram"], distribution["edges"], fill=alone, label=name, linewidth=1.5)
+            edges = distribution["edges"]
+            axes.stairs(distribution["histogram"], edges, fill=alone, label=name, linewidth=2, linestyle=style)
 
 
 def _draw_bars(axes: Any, counts: Mapping[str, int]) -> None:
