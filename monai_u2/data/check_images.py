@@ -36,7 +36,7 @@ SPACING_MM = (0.1, 10.0)
 EXTENT_MM = (20.0, 2500.0)
 
 _SAMPLED_VOXELS = 200_000
-_AIR_BELOW_HU, _SOFT_TISSUE_HU, _DENSE_ABOVE_HU = -200.0, (-150.0, 300.0), 700.0
+_PADDING_BELOW_HU, _AIR_BELOW_HU, _SOFT_TISSUE_HU, _DENSE_ABOVE_HU = -1300.0, -500.0, (-150.0, 300.0), 700.0
 _CUT_BELOW_HU = 900.0  # a range that ends above it has kept what matters of bone
 _INTERCEPTS = (1024, 1000, 8192, 32768)  # what stored numbers are above HU in scanners' files
 
@@ -259,9 +259,12 @@ def _check_hu(sample: np.ndarray, hu: Mapping[str, float], stored: np.ndarray | 
 
 
 def _is_like_ct(hu: np.ndarray) -> bool:
-    """Whether values have air, enough soft tissue, and no more dense ones than bone and metal give."""
+    """Whether values have air, enough soft tissue, little denser than bone, nothing below air but padding."""
+    air = (hu < _AIR_BELOW_HU).mean()
     soft = ((hu >= _SOFT_TISSUE_HU[0]) & (hu <= _SOFT_TISSUE_HU[1])).mean()
-    return bool((hu < _AIR_BELOW_HU).mean() >= 1e-4 and soft >= 0.05 and (hu > _DENSE_ABOVE_HU).mean() <= 0.1)
+    dense = (hu > _DENSE_ABOVE_HU).mean()
+    odd = ((hu < _PADDING_BELOW_HU) & (hu > hu.min())).mean()
+    return bool(air >= 1e-4 and soft >= 0.05 and dense <= 0.1 and odd <= 0.01)
 
 
 def _by(numbers: Sequence[float]) -> str:

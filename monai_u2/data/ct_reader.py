@@ -174,7 +174,13 @@ def _read_nifti(path: Path) -> CTVolume:
         array = np.asarray(image.dataobj, dtype=np.float32)  # applies scl_slope and scl_inter
     except InputError:
         raise
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError, OSError) as error:
+    except (
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+        nib.wrapstruct.WrapStructError,
+        ValueError,
+        OSError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path.name}: can't be read as NIfTI ({reason}); expected a whole NIfTI-1 or NIfTI-2 file. "

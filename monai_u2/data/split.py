@@ -84,7 +84,7 @@ def split_records(
     for split in SPLITS:
         if names[split]:
             chosen = sorted((line for name in names[split] for line in groups[name]), key=lambda line: line.number)
-            write_records(output / f"{split}.jsonl", [_moved(line, output) for line in chosen])
+            write_records(output / f"{split}.jsonl", [_moved(line, path, output) for line in chosen])
             counts[split] = {
                 "records": len(chosen),
                 "images": len({line.record["image"] for line in chosen}),
@@ -132,10 +132,12 @@ def _check_output(path: Path, output: Path, unwritten: Iterable[str]) -> None:
             )
 
 
-def _moved(line: RecordLine, output: Path) -> dict[str, Any]:
+def _moved(line: RecordLine, path: Path, output: Path) -> dict[str, Any]:
     """Return a record as written, its relative paths from the folder it is written to."""
     moved = dict(line.written)
+    # the system takes ".." from where a link to a folder leads
+    source, target = os.path.realpath(path.absolute().parent), os.path.realpath(output)
     for key in PATH_KEYS:
         if key in moved and not os.path.isabs(moved[key]):
-            moved[key] = os.path.relpath(line.record[key], output)
+            moved[key] = os.path.relpath(os.path.join(source, moved[key]), target)
     return moved
