@@ -34,7 +34,7 @@ from bundle_model import write_figures
 from scipy import ndimage
 
 from monai_u2.data import check_records, generate_phantoms, load_records, write_records
-from monai_u2.data.check_images import map_in_processes, prepare_worker
+from monai_u2.data.image_processes import map_in_processes
 from monai_u2.exceptions import InputError
 
 NOISE_HU = 15  # the enlarged phantom's own noise is smooth, and would be packed smaller than that of a scanner
@@ -71,7 +71,7 @@ def time_reading(records: Path, workers: int) -> float:
     """Seconds to read all volumes."""
     paths = [record["image"] for record in load_records(records)]
     begin = time.perf_counter()
-    if not all(voxels for _, voxels in map_in_processes(read_alone, paths, workers, prepare_worker)):
+    if not all(voxels for _, voxels in map_in_processes(read_alone, paths, workers)):
         raise RuntimeError("a volume has no voxels")
     return time.perf_counter() - begin
 

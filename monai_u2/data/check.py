@@ -21,7 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_u2.data.check_images import CORRECTION_KEYS, check_image, map_in_processes, prepare_worker
+from monai_u2.data.check_images import CORRECTION_KEYS, check_image
+from monai_u2.data.image_processes import map_in_processes
 from monai_u2.data.language import LANGUAGES, count_words, detect_language
 from monai_u2.data.records import PATH_KEYS, iterate_records, question_kind
 from monai_u2.data.shards import parse_shard, take_shard
@@ -290,7 +291,7 @@ def _read_images(groups: Sequence[Sequence[_Line]], workers: int, progress: bool
     tasks = [(lines[0].record["image"], _corrections(lines)) for lines in there]
     entries: list[dict[str, Any]] = [{}] * len(there)
     with tqdm(total=len(tasks), desc="check", unit="image", disable=not progress) as bar:
-        for index, measured in map_in_processes(check_image, tasks, workers, prepare_worker):
+        for index, measured in map_in_processes(check_image, tasks, workers):
             first, numbers = there[index][0], [line.number for line in there[index]]
             found = [first.finding(name, detail, numbers) for name, detail in measured.pop("findings")]
             entries[index] = {"image": first.image, "line": first.number, **measured, "findings": found}

@@ -13,11 +13,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,9 +22,6 @@ from monai_u2.exceptions import ConstantImageError, ImageGeometryError, InputErr
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 CORRECTION_KEYS = ("spacing", "rescale_slope", "rescale_intercept")
 """Keys of a record that correct what the image file's header says."""
@@ -134,56 +128,6 @@ def correct_header(image: MetaTensor, corrections: Mapping[str, Any]) -> MetaTen
         corrected = MetaTensor(corrected, meta=dict(image.meta))
         corrected.affine = affine
     return corrected
-
-
-def map_in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int, initializer: Callable[[], None]
-) -> Iterator[tuple[int, Result]]:
-    """Yield the index of each item and what the function makes of it, in the order in which they are done.
-
-    Args:
-        function, initializer: of a module, so that they can be sent to another process.
-        items: what it is called with.
-        workers: processes; 0 or 1 for this process alone.
-
-    Raises:
-        InputError: when a process was killed, as for want of memory.
-    """
-    if workers <= 1:
-        yield from ((index, function(item)) for index, item in enumerate(items))
-        return
-    with ProcessPoolExecutor(workers, mp_context=_context(), initializer=initializer) as pool:
-        waiting = {pool.submit(function, item): index for index, item in enumerate(items)}
-        try:
-            for done in as_completed(waiting):
-                yield waiting.pop(done), done.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                f"one of {workers} processes that read images was killed, maybe for want of memory; expected all to "
-                "stay alive. Give fewer with --workers."
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def prepare_worker() -> None:
-    """Let a process use one thread: there are as many processes as are wanted."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _context() -> Any:
-    """Processes that neither share the caller's threads nor import MONAI each for itself, where the system can."""
-    import multiprocessing
-
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MONAI imports mlflow, which calls home on import
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["monai_u2.transforms.load"])
-    return context
 
 
 def _read(path: str, corrections: Mapping[str, Any]) -> MetaTensor:

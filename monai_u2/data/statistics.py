@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from monai_u2.data.check_images import CORRECTION_KEYS, map_in_processes, prepare_worker, read_geometry
+from monai_u2.data.check_images import CORRECTION_KEYS, read_geometry
+from monai_u2.data.image_processes import map_in_processes
 from monai_u2.data.language import count_words
 from monai_u2.data.records import group_by_image, load_records, question_kind
 
@@ -63,7 +64,7 @@ def record_statistics(path: str | Path, *, workers: int = 1, progress: bool = Fa
     geometry: list[dict[str, Any]] = [{}] * len(cases)
     tasks = [(case["image"], {key: case[key] for key in CORRECTION_KEYS if key in case}) for case in cases]
     with tqdm(total=len(tasks), desc="stats", unit="image", disable=not progress) as bar:
-        for index, measured in map_in_processes(read_geometry, tasks, workers, prepare_worker):
+        for index, measured in map_in_processes(read_geometry, tasks, workers):
             geometry[index] = measured
             bar.update()
     readable = [measured for measured in geometry if "reason" not in measured]

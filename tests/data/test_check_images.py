@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,7 @@ import pytest
 import torch
 
 from monai_u2.data import generate_phantoms, load_records
-from monai_u2.data.check_images import check_image, correct_header, map_in_processes, prepare_worker, read_geometry
-from monai_u2.exceptions import InputError
+from monai_u2.data.check_images import check_image, correct_header, read_geometry
 from monai_u2.transforms import LoadCT
 
 
@@ -213,22 +210,3 @@ def test_geometry_that_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
     (tmp_path / "ct.nii.gz").write_text("text")
     for path in ("ct.nii.gz", "none.nii.gz", "none.nrrd"):
         assert list(read_geometry((str(tmp_path / path), {}))) == ["reason"]
-
-
-def double(number: int) -> int:
-    return 2 * number
-
-
-def die(number: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_each_item_is_mapped_once(workers: int) -> None:
-    mapped = sorted(map_in_processes(double, range(20), workers, prepare_worker))
-    assert mapped == [(index, 2 * index) for index in range(20)]
-
-
-def test_a_killed_process_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="one of 2 processes that read images was killed.*--workers"):
-        list(map_in_processes(die, range(4), 2, prepare_worker))
