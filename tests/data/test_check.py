@@ -204,7 +204,7 @@ def test_another_language_can_be_expected(tmp_path: Path, phantoms: Path) -> Non
         ({"language": "English"}, "language is 'English'; expected one of en, de"),
         ({"min_words": -1}, "min_words is -1"),
         ({"min_words": 9, "max_words": 8}, "max_words 8"),
-        ({"shard": "0/2"}, "shard is '0/2'"),
+        *(({"shard": text}, f"shard is '{text}'; expected") for text in ("", "3", "0/4", "5/4", "1/0", "-1/4", "a/b")),
     ],
 )
 def test_wrong_arguments_are_refused(phantoms: Path, arguments: dict[str, Any], message: str) -> None:
