@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 CORRECTION_KEYS = ("spacing", "rescale_slope", "rescale_intercept")
 """Keys of a record that correct what the image file's header says."""
 
-SPACING_MM = (0.1, 10.0)
+SPACING_MM = (0.1, 20.0)
 EXTENT_MM = (20.0, 2500.0)
 
 _SAMPLED_VOXELS = 200_000
@@ -59,7 +60,7 @@ def check_image(task: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
     except ImageGeometryError as error:
         return {"findings": [("geometry", str(error))]}
     except Exception as error:  # whatever a decoder raises, the other images are still to be checked
-        return {"findings": [("unreadable", _reason(error))]}
+        return {"findings": [("unreadable", _reason(error, path))]}
     description = describe_ct(image)
     sample, hu = _measure_hu(image)
     findings = list(_check_geometry(description, image.affine.cpu().numpy()))
@@ -94,7 +95,7 @@ def read_geometry(task: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
         geometry = {key: value for key, value in corrections.items() if not key.startswith("rescale")}
         image = correct_header(image, geometry)
     except Exception as error:  # as in check_image
-        return {"reason": _reason(error)}
+        return {"reason": _reason(error, path)}
     affine, shape = image.affine.cpu().numpy(), image.shape[1:]
     if len(shape) != 3:
         return {"reason": f"{len(shape)} axes; expected 3"}
@@ -142,9 +143,10 @@ def _read(path: str, corrections: Mapping[str, Any]) -> MetaTensor:
     return MetaTensor(array[None].astype(np.float32, copy=False), meta=meta)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: str) -> str:
+    """Say in one line what went wrong, without the folders above the file: a check may be passed on."""
     reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    return " ".join(reason.split())
+    return " ".join(reason.replace(os.path.join(os.path.dirname(path), ""), "").split())
 
 
 def _measure_hu(image: MetaTensor) -> tuple[np.ndarray, dict[str, float]]:

@@ -117,6 +117,14 @@ def test_damaged_files_are_unreadable(tmp_path: Path, phantom: nib.Nifti1Image) 
         assert names(found) == ["unreadable"] and "ct.nii.gz" in found["findings"][0][1] and "series" not in found
 
 
+def test_reasons_name_no_folder_above(tmp_path: Path) -> None:
+    (tmp_path / "ct").mkdir()
+    for path in (tmp_path / "ct", tmp_path / "none.nii.gz"):
+        (finding,) = check_image((str(path), {}))["findings"]
+        assert path.name in finding[1] and str(tmp_path) not in finding[1]
+        assert str(tmp_path) not in read_geometry((str(path), {}))["reason"]
+
+
 def test_an_unexpected_error_of_a_decoder_is_a_finding_too(
     tmp_path: Path, phantom: nib.Nifti1Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +136,7 @@ def test_an_unexpected_error_of_a_decoder_is_a_finding_too(
 @pytest.mark.parametrize(
     ("spacing", "words"),
     [
-        ((2.7, 2.7, 40.0), "voxels of 2.7 × 2.7 × 40 mm; expected 0.1 to 10 mm"),
+        ((2.7, 2.7, 40.0), "voxels of 2.7 × 2.7 × 40 mm; expected 0.1 to 20 mm"),
         ((0.1, 2.7, 5.0), "it covers"),
     ],
 )
