@@ -87,7 +87,7 @@ def benchmark(
     folder: str,
     output: str | None = None,
     num_cases: int = 6,
-    names: int = 8,
+    names: int = 16,
     size: Sequence[int] = (256, 256, 120),
     workers: int = 2,
     rounds: int = 3,
