@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""The command line: ``monai-u2 report``, ``train``, ``phantom``, ``convert`` and ``version``.
+"""The command line: ``monai-u2 report``, ``train``, ``data``, ``phantom``, ``convert`` and ``version``.
 
 Arguments are checked before anything heavy is imported; the work itself is the bundle's.
 """
@@ -26,10 +26,10 @@ import textwrap
 import time
 import traceback
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from monai_u2.commands.command import Command, check_whole_number, check_writable
 from monai_u2.exceptions import InputError, find_input_error
 
 __all__ = ["main"]
@@ -43,17 +43,6 @@ _WAYS_OUT = {
 USER_ERROR = 2
 
 
-class _Command:
-    """A command whose arguments were all understood: fire runs a function before it complains of an unknown flag."""
-
-    def __init__(self, function: Callable[..., None], **arguments: Any) -> None:
-        self._function = function
-        self._arguments = arguments
-
-    def _run(self) -> None:
-        self._function(**self._arguments)
-
-
 def report(
     input: str,
     output: str,
@@ -62,7 +51,7 @@ def report(
     series: str | None = None,
     device: str | None = None,
     verbose: bool = False,
-) -> _Command:
+) -> Command:
     """Write the report of one CT: report.txt, report.json, overview.png. Not for clinical use.
 
     Args:
@@ -74,10 +63,10 @@ def report(
         device: where the model runs, such as cpu or cuda:0; by default what the bundle's config says.
         verbose: show the log of MONAI and of the bundle.
     """
-    return _Command(_report, **locals())
+    return Command(_report, **locals())
 
 
-def train(config: str | None = None, **overrides: Any) -> _Command:
+def train(config: str | None = None, **overrides: Any) -> Command:
     """Train as python -m monai.bundle run training does.
 
     Args:
@@ -88,7 +77,7 @@ def train(config: str | None = None, **overrides: Any) -> _Command:
         import fire
 
         fire.Fire(train, command=["--", "--help"], name="monai-u2 train")
-    return _Command(_train, config=config, overrides=overrides)
+    return Command(_train, config=config, overrides=overrides)
 
 
 def phantom(
@@ -100,7 +89,7 @@ def phantom(
     difficulty: str = "default",
     dicom: bool = False,
     workers: int | None = None,
-) -> _Command:
+) -> Command:
     """Write synthetic chest-abdomen CT with reports and truth.
 
     Args:
@@ -113,22 +102,22 @@ def phantom(
         dicom: write each CT as a DICOM series too.
         workers: number of processes; by default one per core.
     """
-    return _Command(_phantom, **locals())
+    return Command(_phantom, **locals())
 
 
-def convert(source: str, destination: str) -> _Command:
+def convert(source: str, destination: str) -> Command:
     """Convert an official μ²LLM folder of Hugging Face to one that U2LLM.from_pretrained loads.
 
     Args:
         source: folder with config.json and the weights, safetensors or .bin, whole or sharded.
         destination: folder to write; must not be there yet, or be empty.
     """
-    return _Command(_convert, **locals())
+    return Command(_convert, **locals())
 
 
-def version() -> _Command:
+def version() -> Command:
     """Print the version of monai_u2."""
-    return _Command(_version)
+    return Command(_version)
 
 
 def main() -> None:
@@ -136,28 +125,33 @@ def main() -> None:
     import fire
     from fire.decorators import SetParseFns
 
+    from monai_u2.commands.data import data_commands
+
     # without a parse function, fire would make numbers of "1.2" and lists of "[a]"
     texts = {"bundle": str, "question": str, "series": str, "device": str}
     commands = {
         "report": SetParseFns(input=str, output=str, **texts)(report),
         "train": SetParseFns(config=str)(train),
+        "data": data_commands(),
         "phantom": SetParseFns(root=str, difficulty=str)(phantom),
         "convert": SetParseFns(source=str, destination=str)(convert),
         "version": version,
     }
     command = fire.Fire(
-        commands, name="monai-u2", serialize=lambda result: None if isinstance(result, _Command) else result
+        commands, name="monai-u2", serialize=lambda result: None if isinstance(result, Command) else result
     )
-    if not isinstance(command, _Command):
+    if not isinstance(command, Command):
         return  # fire has shown its help
     try:
-        command._run()
+        code = command._run()
     except Exception as error:
         mistake = find_input_error(error)
         if mistake is None:
             raise
         sys.stderr.write(f"monai-u2: {mistake}\n")
         sys.exit(USER_ERROR)
+    if code:
+        sys.exit(code)
 
 
 def _report(
@@ -173,7 +167,7 @@ def _report(
     image, folder = Path(input).expanduser(), Path(output).expanduser()
     if not image.exists():
         raise InputError(f"{image}: no such file or folder; expected a CT to report on. Check the path.")
-    _check_writable(folder)
+    check_writable(folder)
     if question is not None and not question.strip():
         raise InputError("--question is empty; expected a question. Leave it out to get the whole report.")
     root = _find_bundle(bundle, "configs/inference.json", "models/model.pt")
@@ -188,15 +182,6 @@ def _report(
     lines = [content["report"], ""] + [f"Warning: {text}" for text in content["warnings"]]
     lines.append(f"Not for clinical use. Written to {folder} in {time.monotonic() - start:.1f} s.")
     sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _check_writable(folder: Path) -> None:
-    """Check the folder, or the nearest one above it that is there, before a report is computed in vain."""
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
-    if not place.is_dir():
-        raise InputError(f"{place}: is a file; expected a folder for --output. Give another name.")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{place}: --output can't be written there; expected a folder that you may write to.")
 
 
 def _train(config: str | None, overrides: dict[str, Any]) -> None:
@@ -325,8 +310,7 @@ def _phantom(
         ("questions", questions, 0),
         ("workers", workers or 1, 1),
     ]:
-        if not isinstance(number, int) or isinstance(number, bool) or number < lowest:
-            raise InputError(f"--{name} is {number!r}; expected a whole number of at least {lowest}.")
+        check_whole_number(name, number, lowest)
     if not any(numbers.values()):
         raise InputError("no cases asked for; give --train N, --validation N, or --test N.")
     from monai_u2.data.phantom import generate_phantoms

@@ -26,6 +26,14 @@ class NonFiniteError(InputError):
     """A training diverged: its loss or its gradients are no finite numbers."""
 
 
+class ConstantImageError(InputError):
+    """An image holds one value only."""
+
+
+class ImageGeometryError(InputError):
+    """An image's affine gives its voxels no place in the patient."""
+
+
 def find_input_error(error: BaseException) -> InputError | None:
     """Return the :class:`InputError` in an exception's chain of causes (MONAI wraps what a transform raises), or
     None."""

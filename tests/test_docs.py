@@ -59,6 +59,7 @@ SMALL_BENCHMARKS = {
     "token_paths.py": "--num_train 8 --num_validation 2 --steps 1 --seeds 1 --batch_size 2",
     "tokenizer.py": "--parts bfloat16 --rounds 1 --peak_size 128 --sizes '" + json.dumps(SMALL_SIZES) + "'",
     "generate.py": "--samples 2 --num_queries 4 --new_tokens 2 --rounds 1 --vision '" + json.dumps(SMALL_VISION) + "'",
+    "check_data.py": "--num_cases 1 --names 1 --size 64,64,48 --rounds 1",
     "load.py": "--config '" + json.dumps(SMALL_MODEL) + "'",
     "dpo.py": "--sizes '" + json.dumps(SMALL_PREFERENCES) + "'",
     "preference_gain.py": "--num_cases 2",

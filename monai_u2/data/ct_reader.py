@@ -28,7 +28,7 @@ from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from monai_u2.data.dicom import read_series
-from monai_u2.exceptions import InputError
+from monai_u2.exceptions import ConstantImageError, ImageGeometryError, InputError
 
 __all__ = ["CTReader", "CTVolume"]
 
@@ -184,7 +184,13 @@ def _read_nifti(path: Path, volume_index: int | None = None) -> CTVolume:
         array = np.asarray(image.dataobj, dtype=np.float32)  # applies scl_slope and scl_inter
     except InputError:
         raise
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError, OSError) as error:
+    except (
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+        nib.wrapstruct.WrapStructError,
+        ValueError,
+        OSError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path.name}: can't be read as NIfTI ({reason}); expected a whole NIfTI-1 or NIfTI-2 file. "
@@ -303,7 +309,7 @@ def _check_geometry(path: Path, affine: np.ndarray) -> None:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     # the volume of a voxel against that of a box with its edges: 1 for right angles, 0 for a flat one
     if not np.isfinite(affine).all() or not spacing.all() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-        raise InputError(
+        raise ImageGeometryError(
             f"{path.name}: the affine {affine[:3].round(3).tolist()} can't be inverted, so voxels have no place in the "
             "patient; expected three independent axes in mm. Export or convert the image again."
         )
@@ -318,4 +324,6 @@ def _check_voxels(path: Path, array: np.ndarray) -> None:
             "Export the image again, or fill them with -1024 where they lie outside the scan."
         )
     if low == high:
-        raise InputError(f"{path.name}: all {array.size} voxels are {low}; expected a CT in HU. Check the export.")
+        raise ConstantImageError(
+            f"{path.name}: all {array.size} voxels are {low}; expected a CT in HU. Check the export."
+        )

@@ -51,7 +51,8 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,23 @@ _CONVERSATION_KEYS = ("question", "answer", "kind")
 _IMAGE_KEYS = ("case", "findings", "lesion_mask", "truth", *HEADER_KEYS)
 
 
+@dataclass(frozen=True)
+class RecordLine:
+    """A line of a JSON Lines file.
+
+    Attributes:
+        number: number of the line, from 1.
+        written: the JSON value as it stands in the file; None where the line is no JSON.
+        record: the checked record with absolute paths; None where there is something wrong with it.
+        error: what is wrong; None where nothing is.
+    """
+
+    number: int
+    written: Any
+    record: dict[str, Any] | None = None
+    error: InputError | None = None
+
+
 def load_records(path: str | Path, *, require_answer: bool = True) -> list[dict[str, Any]]:
     """Load and check records; paths in them become absolute (whether the files exist is not looked at).
 
@@ -91,6 +109,24 @@ def load_records(path: str | Path, *, require_answer: bool = True) -> list[dict[
             message
             names file, line, value and what was expected.
     """
+    records = []
+    for line in iterate_records(path, require_answer=require_answer):
+        if line.record is None:
+            raise line.error
+        records.append(line.record)
+    return records
+
+
+def iterate_records(path: str | Path, *, require_answer: bool = True) -> Iterator[RecordLine]:
+    """Yield every line that isn't blank with its record, or with what is wrong with it.
+
+    Args:
+        path: a JSON Lines file, UTF-8.
+        require_answer: take records without ``answer`` for wrong.
+
+    Raises:
+        InputError: for a missing file, one that isn't UTF-8, and one without records.
+    """
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -101,15 +137,18 @@ def load_records(path: str | Path, *, require_answer: bool = True) -> list[dict[
         raise InputError(
             f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); expected JSON Lines"
         ) from error
-    folder = path.absolute().parent
-    records = [
-        _checked(_parsed(line, f"{path}, line {number}"), f"{path}, line {number}", require_answer, folder)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if not records:
+    if not any(line.strip() for line in lines):
         raise InputError(f"{path}: holds no records; expected one JSON object a line")
-    return records
+    folder = path.absolute().parent
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where, written = f"{path}, line {number}", None
+        try:
+            written = _parsed(line, where)
+            yield RecordLine(number, written, _checked(written, where, require_answer, folder))
+        except InputError as error:
+            yield RecordLine(number, written, error=error)
 
 
 def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:

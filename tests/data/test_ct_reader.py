@@ -190,6 +190,11 @@ def truncated_before_packing(folder: Path) -> Path:
     return folder / "ct.nii.gz"
 
 
+def empty(folder: Path) -> Path:
+    (folder / "ct.nii.gz").write_bytes(b"")
+    return folder / "ct.nii.gz"
+
+
 def truncated_nii(folder: Path) -> Path:
     file = write_nifti(folder / "ct.nii", example())
     file.write_bytes(file.read_bytes()[:-100])
@@ -281,6 +286,7 @@ def one_dicom_slice(folder: Path) -> Path:
         (truncated, r"ct\.nii\.gz: the compressed file is cut off .*; expected a whole NIfTI"),
         (truncated_checksum, r"ct\.nii\.gz: the compressed file is cut off .*; expected a whole NIfTI"),
         (truncated_before_packing, r"ct\.nii\.gz: can't be read as NIfTI .*It may be cut off"),
+        (empty, r"ct\.nii\.gz: can't be read as NIfTI .*It may be cut off"),
         (truncated_nii, r"ct\.nii: can't be read as NIfTI .*It may be cut off"),
         (truncated_mha, r"ct\.mha: can't be read as metaimage .*It may be cut off"),
         (text_nrrd, r"ct\.nrrd: not a nrrd file, whatever its suffix says"),

@@ -21,6 +21,9 @@ from monai_u2.data.records import (
     HEADER_KEYS,
     QUESTION_KINDS,
     group_by_image,
+    QUESTION_KINDS,
+    group_by_image,
+    iterate_records,
     load_records,
     question_kind,
     write_records,
@@ -108,6 +111,21 @@ def test_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         load_records(path)
     assert str(path) in str(caught.value)
+
+
+def test_every_line_is_yielded_with_its_record_or_its_error(tmp_path: Path) -> None:
+    path = write(tmp_path, json.dumps(RECORD), "", "{", "[1]", json.dumps(RECORD | {"answer": ""}), json.dumps(RECORD))
+    lines = list(iterate_records(path))
+    assert [line.number for line in lines] == [1, 3, 4, 5, 6]
+    assert [line.record for line in lines if line.error is None] == load_records(
+        write(tmp_path, *[json.dumps(RECORD)] * 2)
+    )
+    assert [str(line.error).split(": ")[1] for line in lines if line.record is None] == [
+        "is not JSON",
+        "is a list ([1]); expected an object with 'image', 'question' and 'answer'",
+        "'answer' is empty; fill it in or drop the line",
+    ]
+    assert [line.written for line in lines] == [RECORD, None, [1], RECORD | {"answer": ""}, RECORD]
 
 
 def test_answers_are_optional_on_request_but_never_empty(tmp_path: Path) -> None:
