@@ -22,10 +22,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_u2.data.check_images import CORRECTION_KEYS, check_image
+from monai_u2.data.check_images import check_image
 from monai_u2.data.image_processes import map_in_processes
 from monai_u2.data.language import LANGUAGES, count_words, detect_language
-from monai_u2.data.records import PATH_KEYS, iterate_records, question_kind
+from monai_u2.data.records import HEADER_KEYS, PATH_KEYS, iterate_records, question_kind
 from monai_u2.exceptions import InputError
 
 FINDINGS: dict[str, str] = {
@@ -71,7 +71,7 @@ PLACEHOLDERS = frozenset(
 )
 """Answers that stand for a missing one, in small letters and without the stop at the end."""
 
-_SAME_IN_AN_IMAGE = ("case", "patient", "findings", "lesion_mask", "truth", *CORRECTION_KEYS)
+_SAME_IN_AN_IMAGE = ("case", "patient", "findings", "lesion_mask", "truth", *HEADER_KEYS)
 # a report that more than this share of the images has is a template, or was copied
 _REPEATED_SHARE = 0.02
 _REPEATED_AT_LEAST = 3
@@ -309,7 +309,7 @@ def _read_images(groups: Sequence[Sequence[_Line]], workers: int, progress: bool
 
 def _corrections(lines: Sequence[_Line]) -> dict[str, Any]:
     """Return the first value of each key that corrects the header."""
-    return {key: line.record[key] for line in reversed(lines) for key in CORRECTION_KEYS if key in line.record}
+    return {key: line.record[key] for line in reversed(lines) for key in HEADER_KEYS if key in line.record}
 
 
 def _repeated_images(images: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:

@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +26,6 @@ from monai_u2.exceptions import ConstantImageError, ImageGeometryError, InputErr
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
-
-CORRECTION_KEYS = ("spacing", "rescale_slope", "rescale_intercept")
-"""Keys of a record that correct what the image file's header says."""
 
 SPACING_MM = (0.1, 20.0)
 EXTENT_MM = (20.0, 2500.0)
@@ -43,7 +42,7 @@ def check_image(task: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Read one CT and look for what is wrong with it.
 
     Args:
-        task: path, and the record's values of :data:`CORRECTION_KEYS`.
+        task: path, and the record's values of :data:`~monai_u2.data.records.HEADER_KEYS`.
 
     Returns:
         ``findings``: pairs of a finding's name and its details. Where the file could be read also ``series`` (16 hex
@@ -53,6 +52,8 @@ def check_image(task: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
     path, corrections = task
     from monai_u2.transforms.load import describe_ct
 
+    if _is_windowed(path):
+        return _check_windowed(path)
     try:
         stored = _read(path, corrections)
         image = correct_header(stored, corrections)
@@ -75,13 +76,15 @@ def read_geometry(task: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Read the geometry of one CT; of a NIfTI file only the header.
 
     Args:
-        task: path, and the record's values of :data:`CORRECTION_KEYS`.
+        task: path, and the record's values of :data:`~monai_u2.data.records.HEADER_KEYS`.
 
     Returns:
         ``spacing_mm`` and ``extent_mm`` from left to right, front to back, head to foot; or ``reason``, why it can't
         be read.
     """
     path, corrections = task
+    if _is_windowed(path):
+        return {"reason": "pictures of a display window, without voxel size"}
     import nibabel as nib
     import torch
     from monai.data import MetaTensor
@@ -116,20 +119,11 @@ def correct_header(image: MetaTensor, corrections: Mapping[str, Any]) -> MetaTen
 
     Args:
         image: see :class:`~monai_u2.transforms.LoadCT`.
-        corrections: ``spacing``, mm along the array's axes; ``rescale_slope`` and ``rescale_intercept``, by which the
-            file's numbers become HU. Those that are missing leave the image as it is.
+        corrections: the record's values of :data:`~monai_u2.data.records.HEADER_KEYS`.
     """
-    from monai.data import MetaTensor
+    from monai_u2.transforms.header import CorrectHeader
 
-    corrected = image
-    if "rescale_slope" in corrections or "rescale_intercept" in corrections:
-        corrected = corrected * corrections.get("rescale_slope", 1.0) + corrections.get("rescale_intercept", 0.0)
-    if "spacing" in corrections:
-        affine = image.affine.clone()
-        affine[:3, :3] *= affine.new_tensor(corrections["spacing"]) / affine[:3, :3].norm(dim=0)
-        corrected = MetaTensor(corrected, meta=dict(image.meta))
-        corrected.affine = affine
-    return corrected
+    return CorrectHeader()(image, **{key: value for key, value in corrections.items() if key != "volume_index"})
 
 
 def _read(path: str, corrections: Mapping[str, Any]) -> MetaTensor:
@@ -140,8 +134,28 @@ def _read(path: str, corrections: Mapping[str, Any]) -> MetaTensor:
     from monai_u2.data.ct_reader import CTReader
 
     reader = CTReader()
-    array, meta = reader.get_data(reader.read(path))
+    array, meta = reader.get_data(reader.read(path, corrections.get("volume_index")))
     return MetaTensor(array[None].astype(np.float32, copy=False), meta=meta)
+
+
+def _is_windowed(path: str) -> bool:
+    """Whether :class:`~monai_u2.transforms.LoadWindowedVolume` reads it: a ``.npy``, or a folder of pictures."""
+    from monai_u2.transforms.windowed import list_pictures
+
+    return path.endswith(".npy") or (os.path.isdir(path) and bool(list_pictures(Path(path))))
+
+
+def _check_windowed(path: str) -> dict[str, Any]:
+    """Read gray values of pictures; their shape is all that there is to measure."""
+    from monai_u2.transforms.windowed import LoadWindowedVolume
+
+    try:
+        volume = LoadWindowedVolume()(path)
+    except Exception as error:  # as in check_image
+        return {"findings": [("unreadable", _reason(error, path))]}
+    series = hashlib.sha256(volume.numpy().data).hexdigest()[:16]
+    text = "pictures of a display window: gray values without HU and voxel size, not to be mixed with CT in HU"
+    return {"findings": [("hu_windowed", text)], "series": series, "shape": list(volume.shape[1:])}
 
 
 def _reason(error: Exception, path: str) -> str:

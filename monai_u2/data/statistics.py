@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from monai_u2.data.check_images import CORRECTION_KEYS, read_geometry
+from monai_u2.data.check_images import read_geometry
 from monai_u2.data.image_processes import map_in_processes
 from monai_u2.data.language import count_words
-from monai_u2.data.records import group_by_image, load_records, question_kind
+from monai_u2.data.records import HEADER_KEYS, group_by_image, load_records, question_kind
 
 AXES = ("left_right", "front_back", "head_foot")
 """Names of the patient's axes, in whose order spacings and extents stand."""
@@ -62,7 +62,7 @@ def record_statistics(path: str | Path, *, workers: int = 1, progress: bool = Fa
     for record in records:
         words[question_kind(record)].append(count_words(record["answer"]))
     geometry: list[dict[str, Any]] = [{}] * len(cases)
-    tasks = [(case["image"], {key: case[key] for key in CORRECTION_KEYS if key in case}) for case in cases]
+    tasks = [(case["image"], {key: case[key] for key in HEADER_KEYS if key in case}) for case in cases]
     with tqdm(total=len(tasks), desc="stats", unit="image", disable=not progress) as bar:
         for index, measured in map_in_processes(read_geometry, tasks, workers):
             geometry[index] = measured

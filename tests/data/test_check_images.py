@@ -186,6 +186,27 @@ def test_a_rescale_of_what_is_hu_already_is_named(tmp_path: Path, phantom: nib.N
     assert names(found) == ["hu_rescaled_twice"] and "it seems to hold HU already" in found["findings"][0][1]
 
 
+@pytest.mark.parametrize("format", ["pictures", "npy"])
+def test_pictures_of_a_window_are_read_and_named(m3d_cap: Callable[[str], Path], format: str) -> None:
+    folder = m3d_cap(format)
+    path = sorted(path for path in folder.glob("*/ct_case/000001/*") if path.suffix != ".txt")[0]
+    found = check_image((str(path), {}))
+    assert names(found) == ["hu_windowed"] and found["shape"][0] == 12 and len(found["series"]) == 16
+    assert read_geometry((str(path), {})) == {"reason": "pictures of a display window, without voxel size"}
+    broken = path if path.is_file() else next(path.iterdir())
+    broken.write_bytes(b"no picture")
+    assert names(check_image((str(path), {}))) == ["unreadable"]
+
+
+def test_one_volume_of_several_is_checked(tmp_path: Path, phantom: nib.Nifti1Image) -> None:
+    path = write(tmp_path, phantom, lambda hu: np.stack([hu, hu + np.int16(1024)], axis=-1))
+    assert [names(check_image((path, {"volume_index": index}))) for index in (0, 1, 2)] == [
+        [],
+        ["hu_offset"],
+        ["unreadable"],
+    ]
+
+
 def test_corrections_keep_directions_and_position(tmp_path: Path, phantom: nib.Nifti1Image) -> None:
     image = LoadCT()(write(tmp_path, phantom))
     before = image.clone()

@@ -21,8 +21,6 @@ from monai_u2.data.records import (
     HEADER_KEYS,
     QUESTION_KINDS,
     group_by_image,
-    QUESTION_KINDS,
-    group_by_image,
     iterate_records,
     load_records,
     question_kind,
