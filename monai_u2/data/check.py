@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from monai_u2.data.check_images import check_image
 from monai_u2.data.image_processes import map_in_processes
 from monai_u2.data.language import LANGUAGES, count_words, detect_language
 from monai_u2.data.records import HEADER_KEYS, PATH_KEYS, iterate_records, question_kind
+from monai_u2.data.shards import parse_shard
 from monai_u2.exceptions import InputError
 
 FINDINGS: dict[str, str] = {
@@ -117,7 +117,7 @@ def check_records(
         raise InputError(f"language is {language!r}; expected one of {', '.join(LANGUAGES)}.")
     if not 0 <= min_words <= max_words:
         raise InputError(f"min_words is {min_words} and max_words {max_words}; expected 0 <= min_words <= max_words.")
-    index, count = _parse_shard(shard)
+    index, count = parse_shard(shard)
     path = Path(path)
     groups: dict[str, list[_Line]] = defaultdict(list)
     broken = []
@@ -163,7 +163,7 @@ def join_checks(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key, what in (("records_sha256", "records files"), ("settings", "settings")):
         if any(check[key] != checks[0][key] for check in checks):
             raise InputError(f"the checks are of different {what}; expected shards of one. Run them again.")
-    shards = sorted(_parse_shard(check["shard"]) for check in checks)
+    shards = sorted(parse_shard(check["shard"]) for check in checks)
     count = shards[0][1]
     if shards != [(index, count) for index in range(1, count + 1)]:
         given = ", ".join(f"{index}/{of}" for index, of in shards)
@@ -192,14 +192,6 @@ def format_check(check: Mapping[str, Any], allowed: Iterable[str] = ()) -> str:
         note = " (allowed)" if name in allowed else ""
         lines.append(f"{name:<20}{number:>7}  {'line ' + str(first['lines'][0]):<11} {FINDINGS[name]}{note}")
     return "\n".join(lines)
-
-
-def _parse_shard(text: str | None) -> tuple[int, int]:
-    """Read "3/16", the third of sixteen shares, as (3, 16); None is the only share, (1, 1)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", "1/1" if text is None else text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise InputError(f"shard is {text!r}; expected a share such as 3/16, from 1/16 to 16/16.")
-    return int(match[1]), int(match[2])
 
 
 class _Line:

@@ -28,6 +28,7 @@ from typing import Any, TextIO
 
 from monai_u2.data.cases import SPLITS, DatasetCase, DroppedCase, Note
 from monai_u2.data.records import write_text_atomically
+from monai_u2.data.shards import parse_shard
 from monai_u2.exceptions import InputError
 
 DATASETS = ("ct_rate", "amos_mm", "abdomen_atlas", "m3d_cap")
@@ -81,7 +82,7 @@ def prepare_dataset(
         raise InputError(f"keep_overlaps is {keep_overlaps!r}; expected True or False")
     if not Path(source).is_dir():
         raise InputError(f"{source}: is no folder; expected that of {name} as downloaded")
-    index, count = _parsed_shard(shard)
+    index, count = parse_shard(shard)
     ending = "" if shard is None else f"-{index}-of-{count}"
     excluded = set() if exclude_from_training is None else _read_names(Path(exclude_from_training))
     made = _Prepared(excluded, keep_overlaps)
@@ -194,16 +195,6 @@ def _check_options(name: str, read_cases: Callable[..., Any], options: dict[str,
     question = options.get("question", "-")
     if not isinstance(question, str) or not question.strip():
         raise InputError(f"question is {question!r}; expected a text")
-
-
-def _parsed_shard(shard: str | None) -> tuple[int, int]:
-    """Return number and count of "3/16"; (1, 1) for None."""
-    if shard is None:
-        return 1, 1
-    parts = str(shard).split("/")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
-        raise InputError(f"shard is {shard!r}; expected such as 3/16, the third of 16, counted from 1")
-    return int(parts[0]), int(parts[1])
 
 
 def _share_of(patient: str, count: int) -> int:

@@ -19,25 +19,37 @@ import re
 from monai_u2.exceptions import InputError
 
 
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """Read "3/16", the third of sixteen shares, as (3, 16); None is the only share, (1, 1).
+
+    Raises:
+        InputError: for any other text.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", "1/1" if text is None else str(text))
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"shard is {text!r}; expected a share such as 3/16, from 1/16 to 16/16.")
+    return int(match[1]), int(match[2])
+
+
 def process_shard(shard: int | str | None = None, num_shards: int | None = None) -> tuple[int, int]:
     """Return which share of the cases this process takes, of how many: case i goes to share `i % num_shards`.
 
     Args:
-        shard: number of the share from 0 on, or share and number of shares as in "3/16"; None takes the rank of
-            `torch.distributed`, else that of `torchrun`.
+        shard: number of the share from 0 on as processes are numbered, or a text such as "3/16" for the third of
+            sixteen, see :func:`parse_shard`; None takes the rank of `torch.distributed`, else that of `torchrun`.
         num_shards: number of shares, or None likewise, or where `shard` says it.
 
     Raises:
         InputError: when one is given without the other, or they don't fit.
     """
     if isinstance(shard, str):
-        parts = re.fullmatch(r"(\d+)/(\d+)", shard)
-        if parts is None or num_shards is not None:
+        if num_shards is not None:
             raise InputError(
-                f"shard is {shard!r} and num_shards is {num_shards}; expected a text such as '3/16' (shares 0 to 15) "
-                "and no num_shards, or two numbers."
+                f"shard is {shard!r} and num_shards is {num_shards}; expected a text such as '3/16' and no num_shards, "
+                "or two numbers."
             )
-        shard, num_shards = int(parts[1]), int(parts[2])
+        number, num_shards = parse_shard(shard)
+        shard = number - 1
     if (shard is None) != (num_shards is None):
         raise InputError(f"shard is {shard} and num_shards is {num_shards}; expected both, or neither.")
     if shard is None or num_shards is None:

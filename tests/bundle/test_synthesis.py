@@ -75,7 +75,7 @@ def synthesize(
 
 
 def test_two_shards(synthesize: Callable[..., None], records: Path, tmp_path: Path) -> None:
-    synthesize(str(records), tmp_path, {"shard": "1/2"})
+    synthesize(str(records), tmp_path, {"shard": "2/2"})
     assert not (tmp_path / "summary.json").exists()
     synthesize(str(records), tmp_path, {"shard": 0, "num_shards": 2})
     summary = json.loads((tmp_path / "summary.json").read_text())

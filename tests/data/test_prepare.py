@@ -69,7 +69,7 @@ def test_shards_are_shares_of_the_patients(ct_rate: Replica, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", "1/2/3", 2])
 def test_an_impossible_shard_is_refused(tmp_path: Path, shard: Any) -> None:
-    with pytest.raises(InputError, match="expected such as 3/16"):
+    with pytest.raises(InputError, match="expected a share such as 3/16"):
         prepare_dataset("ct_rate", tmp_path, tmp_path / "out", shard=shard)
 
 

@@ -24,7 +24,7 @@ def test_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert process_shard() == (0, 1)
-    assert process_shard(1, 3) == process_shard("1/3") == (1, 3)
+    assert process_shard(1, 3) == process_shard("2/3") == (1, 3)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert process_shard() == (1, 2) and process_shard(0, 1) == (0, 1)
@@ -35,7 +35,7 @@ def test_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(2, 2), (-1, 2), (0, 0), (1, None), (None, 2), ("16/16",), ("3",), ("-1/2",), ("1/2", 2)]
+    "arguments", [(2, 2), (-1, 2), (0, 0), (1, None), (None, 2), ("17/16",), ("0/16",), ("3",), ("-1/2",), ("1/2", 2)]
 )
 def test_shards_that_do_not_fit(arguments: tuple[int | str | None, ...]) -> None:
     with pytest.raises(InputError, match="expected"):

@@ -61,7 +61,7 @@ def client_of(server: ChatServer, **options: Any) -> ChatClient:
 def synthesizer(server: ChatServer, records: Any, output: Path, **options: Any) -> Synthesizer:
     stages = make_stages(options.pop("names", STAGES), **options.pop("stages", {}))
     client = client_of(server, **options.pop("client", {}))
-    return Synthesizer(load_sources(records), stages, client, output, shard=options.pop("shard", "0/1"), **options)
+    return Synthesizer(load_sources(records), stages, client, output, shard=options.pop("shard", "1/1"), **options)
 
 
 def rows(path: Path) -> list[Row]:
@@ -195,7 +195,7 @@ from monai_u2.chat_client import ChatClient
 from monai_u2.synthesis import Synthesizer, load_sources, make_stages
 url, records, output, *stages = sys.argv[1:]
 client = ChatClient(url, "a-model", api_key_variable=None, timeout=5, backoff=0.01, concurrency=4)
-Synthesizer(load_sources(records), make_stages(stages), client, output, shard="0/1").run()
+Synthesizer(load_sources(records), make_stages(stages), client, output, shard="1/1").run()
 """
 
 
@@ -237,7 +237,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_files(
 def test_shards_give_the_same_files(chat_server: ChatServer, phantom_records: Path, tmp_path: Path) -> None:
     chat_server.script = scripted(fate)
     assert synthesizer(chat_server, phantom_records, tmp_path / "one").run()
-    paths = [synthesizer(chat_server, phantom_records, tmp_path / "three", shard=f"{i}/3").run() for i in (2, 0, 1)]
+    paths = [synthesizer(chat_server, phantom_records, tmp_path / "three", shard=f"{i}/3").run() for i in (3, 1, 2)]
     assert paths == [None, None, tmp_path / "three" / "summary.json"]
     one, three = outputs(tmp_path / "one"), outputs(tmp_path / "three")
     names = [name for name in one if not name.startswith("parts/")]

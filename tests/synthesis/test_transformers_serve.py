@@ -146,7 +146,7 @@ def test_a_stage_keeps_what_the_model_affirms(url: str, model: str, tmp_path: Pa
     write_records(tmp_path / "answers.jsonl", answered_rows())
     client = client_of(url, model, "none", 100)
     sources = load_sources(tmp_path / "answers.jsonl")
-    path = Synthesizer(sources, make_stages(["filter"]), client, tmp_path / "out", shard="0/1").run()
+    path = Synthesizer(sources, make_stages(["filter"]), client, tmp_path / "out", shard="1/1").run()
     counts = json.loads(path.read_text())["stages"]["filter"]
     assert counts["kept"] == counts["requests"] == 4 and counts["rejected"] == {} and counts["failed"] == 0
     assert len(load_records(tmp_path / "out" / "vqa.jsonl")) == 4
@@ -157,7 +157,7 @@ def test_what_the_model_cannot_do_is_rejected_and_counted(
 ) -> None:
     stages = make_stages(["questions", "report_thinking"])
     client = client_of(url, model, "none", 16)
-    run = Synthesizer(load_sources(phantom_records), stages, client, tmp_path, shard="0/10")
+    run = Synthesizer(load_sources(phantom_records), stages, client, tmp_path, shard="1/10")
     assert run.run() is None
     summary = json.loads((tmp_path / "parts" / "00000-of-00010" / "summary.json").read_text())
     for counts in summary.values():
