@@ -25,10 +25,29 @@ NO_IMAGE = "no image file"
 NO_REPORT = "no report"
 IMAGE_WITHOUT_REPORT = "image without a report"
 
+_WORDS_FOR_NONE = frozenset(
+    (
+        "",
+        "not given",
+        "not available",
+        "n/a",
+        "na",
+        "nan",
+        "none",
+        "null",
+        "nil",
+        "-",
+        "--",
+        "tbd",
+        "not provided",
+        "no report",
+    )
+)
+
 
 def is_missing(text: str) -> bool:
-    """Tell whether a cell holds no text, or one of the words for none that the data sets have."""
-    return text.strip().rstrip(".").casefold() in ("", "not given", "nan")
+    """Tell whether a text is empty, or a word that stands for a missing one, such as "Not given."."""
+    return text.strip().rstrip(".").casefold() in _WORDS_FOR_NONE
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_u2.data.cases import is_missing
 from monai_u2.data.check_images import check_image
 from monai_u2.data.image_processes import map_in_processes
 from monai_u2.data.language import LANGUAGES, count_words, detect_language
@@ -51,25 +52,6 @@ FINDINGS: dict[str, str] = {
     "repeated_image": "the same image under several names",
 }
 """Names of findings and what they mean."""
-
-PLACEHOLDERS = frozenset(
-    (
-        "not given",
-        "not available",
-        "n/a",
-        "na",
-        "nan",
-        "none",
-        "null",
-        "nil",
-        "-",
-        "--",
-        "tbd",
-        "not provided",
-        "no report",
-    )
-)
-"""Answers that stand for a missing one, in small letters and without the stop at the end."""
 
 _SAME_IN_AN_IMAGE = ("case", "patient", "findings", "lesion_mask", "truth", *HEADER_KEYS)
 # a report that more than this share of the images has is a template, or was copied
@@ -224,7 +206,7 @@ def _check_texts(
     for line in lines:
         answer, report = line.record["answer"], question_kind(line.record) == "report"
         words = count_words(answer)
-        if answer.strip().rstrip(".").casefold() in PLACEHOLDERS:
+        if is_missing(answer):
             yield line.finding("placeholder_answer", "the answer stands for a missing one")
         elif report and words < min_words:
             yield line.finding("short_answer", f"{words} words; expected at least {min_words} in a report")
