@@ -61,7 +61,10 @@ class LoadCT(Transform):
         path = Path(filename).expanduser()
         array, meta = self.reader.get_data(self.reader.read(path, volume_index))
         meta[ImageMetaKey.FILENAME_OR_OBJ] = str(path)
-        return EnsureChannelFirst()(MetaTensor(np.ascontiguousarray(array, dtype=np.float32), meta=meta))
+        array = np.asarray(array, dtype=np.float32)  # in its own order: a copy to another takes as long as unpacking
+        if min(array.strides) < 0:  # which PyTorch can't hold
+            array = array.copy()
+        return EnsureChannelFirst()(MetaTensor(array, meta=meta))
 
 
 class LoadCTd(MapTransform):
