@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from monai_u2 import cli
 from monai_u2.data import load_records, prepare_dataset
 from monai_u2.exceptions import InputError
 
@@ -152,3 +154,42 @@ def test_paths_are_absolute(ct_rate: Replica, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "elsewhere").mkdir()
     shutil.move(tmp_path / "out/train.jsonl", tmp_path / "elsewhere/train.jsonl")
     assert all(os.path.isfile(record["image"]) for record in load_records(tmp_path / "elsewhere/train.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options", "allowed"),
+    [
+        ("ct_rate", {"version": "v1"}, [], "repeated_image,repeated_answer"),
+        ("ct_rate", {"version": "fixed"}, [], "repeated_image,repeated_answer"),
+        ("amos_mm", {}, [], "repeated_image,repeated_answer"),
+        ("abdomen_atlas", {}, ["--validation_share", "0.4"], "repeated_image,repeated_answer"),
+        ("m3d_cap", {}, [], "repeated_image,repeated_answer,hu_windowed"),
+    ],
+)
+def test_what_is_prepared_passes_the_check(
+    name: str,
+    arguments: dict[str, Any],
+    options: list[str],
+    allowed: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """As a user types it; the replicas' phantoms repeat themselves."""
+
+    def run(*command: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["monai-u2", "data", *map(str, command)])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    output = tmp_path / "out"
+    assert run("prepare", name, request.getfixturevalue(name)(**arguments), output, *options) == 0
+    for split in ("train", "validation"):
+        check = ["check", output / f"{split}.jsonl", "--workers", 1, "--min-words", 1]
+        assert run(*check, "--allow", allowed) == 0, capsys.readouterr().out
+    assert run("stats", output / "train.jsonl", "--output", tmp_path / "stats") == 0
+    assert (tmp_path / "stats" / "stats.json").is_file() and "Traceback" not in capsys.readouterr().err
