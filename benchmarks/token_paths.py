@@ -99,7 +99,7 @@ def configured(bundle: str, more: str | None = None, **overrides: Any) -> Config
 def encode(parser: ConfigParser, items: list[dict[str, Any]], name: str) -> tuple[list[dict[str, Any]], torch.Tensor]:
     """The vision tower's tokens of each case (float16), and those of a slab of zeros."""
     tower = parser.get_parsed_content("network").model.vision_tower.eval()
-    blocks = ("load_transforms", "image_transforms", "target_transforms")
+    blocks = ("load_transforms", "image_transforms", "target_transforms", "finding_transforms")
     preprocess = Compose([step for block in blocks for step in parser.get_parsed_content(block)])
     cases = []
     for item in tqdm(items, desc=name):

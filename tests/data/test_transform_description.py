@@ -122,7 +122,7 @@ def test_every_setting_of_the_bundle_is_seen(bundle: Path, block: str) -> None:
         return key(*parser.get_parsed_content(block))
 
     changes: dict[str, dict[str, Any]] = {
-        "load_transforms": {"series_uid": "1.2", "load_transforms#2#axcodes": "RAS", "load_transforms#3#atol": 0.1},
+        "load_transforms": {"series_uid": "1.2", "load_transforms#3#axcodes": "RAS", "load_transforms#4#atol": 0.1},
         "image_transforms": {
             "spacing": [5.0, 4.0, 4.5],
             "foreground_hu": -250.0,
@@ -130,6 +130,7 @@ def test_every_setting_of_the_bundle_is_seen(bundle: Path, block: str) -> None:
             "slab_size": [16, 64, 64],
             "max_slabs": 7,
             "image_transforms#0#mode": ["nearest", "nearest"],
+            "image_transforms#0#dtype": ["$torch.float64", "$torch.float64"],
             "image_transforms#1#margin": 1,
             "image_transforms#2#clip": False,
         },
