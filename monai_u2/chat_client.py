@@ -35,7 +35,7 @@ RESPONSE_FORMATS = ("json_schema", "json_object", "none")
 
 Messages = list[dict[str, str]]
 
-_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_TRY_AGAIN = (408, 425, 429, *range(500, 600))
 _REFUSED_REQUEST = (400, 413, 422)
 _BROKEN = (
     requests.ConnectionError,
@@ -43,6 +43,7 @@ _BROKEN = (
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
 )
+_UNREACHED = "no answer (ConnectionError)"
 _UNANSWERED_IN_A_ROW = 3  # requests without an answer that make a server one that is down
 _WAITING_AT_ONCE = 4  # requests for each thread that are made ahead
 
@@ -69,7 +70,11 @@ class Unanswered(Exception):
 
 
 class _NoAnswer(Unanswered):
-    """The server failed in spite of all retries."""
+    """The server failed in spite of all retries; `reached` where there was one that failed."""
+
+    def __init__(self, text: str, reached: bool) -> None:
+        super().__init__(text)
+        self.reached = reached
 
 
 class ChatClient:
@@ -165,6 +170,12 @@ class ChatClient:
                 f"the environment variable {self.api_key_variable} is empty; expected the API key of the {self.role} "
                 "in it. Set it, or set api_key_variable to null for a server without a key."
             )
+        key = os.environ.get(self.api_key_variable or "", "")
+        if not (key.isascii() and (key.isprintable() and key == key.strip())):
+            raise InputError(
+                f"the environment variable {self.api_key_variable} holds blanks at an end, line ends or characters "
+                "that no API key has; expected the key alone. Set it again."
+            )
 
     @property
     def cost(self) -> dict[str, int | float]:
@@ -218,6 +229,7 @@ class ChatClient:
         bodies: Iterable[tuple[str, Mapping[str, Any]]],
         answered: Callable[[str, ChatAnswer], None],
         unanswered: Callable[[str, str], None],
+        was_up: bool = False,
     ) -> None:
         """Send many requests, several at once.
 
@@ -225,6 +237,8 @@ class ChatClient:
             bodies: a key, hexadecimal digits, and the body of each request; taken as the work goes on.
             answered: called with key and answer as soon as it is there, in any thread.
             unanswered: called with key and reason, in this thread.
+            was_up: whether the server has answered others of these requests before. Then what it fails at now may be
+                the requests' own fault, and only a server that can't be reached counts as down.
 
         Raises:
             InputError: when the server is down: three requests in a row, or all of them, got no answer; and as
@@ -246,7 +260,7 @@ class ChatClient:
                     in_a_row = 0
                 except Unanswered as error:
                     last = str(error)
-                    refused = not isinstance(error, _NoAnswer)
+                    refused = not isinstance(error, _NoAnswer) or (was_up and error.reached)
                     in_a_row, failed = (0, failed) if refused else (in_a_row + 1, failed + 1)
                     if in_a_row == _UNANSWERED_IN_A_ROW:
                         raise self._down(last) from error
@@ -290,7 +304,7 @@ class ChatClient:
                 logger.info(message, problem, seconds, attempt + 1, self.max_retries)
                 if self._stop.wait(seconds):
                     break
-        raise _NoAnswer(f"{problem}, after {attempt + 1} requests")
+        raise _NoAnswer(f"{problem}, after {attempt + 1} requests", problem != _UNREACHED)
 
     def _send(self, body: Mapping[str, Any]) -> tuple[ChatAnswer | None, str, float | None]:
         """Send a request once; return the answer, or what is wrong and the pause that the server asks for."""
@@ -300,7 +314,8 @@ class ChatClient:
         try:
             response = self._session().post(self.url, json=body, timeout=self.timeout, allow_redirects=False)
         except _BROKEN as error:
-            return None, f"no answer ({type(error).__name__})", None
+            reached = isinstance(error, requests.ReadTimeout) or not isinstance(error, requests.ConnectionError)
+            return None, f"no answer ({type(error).__name__})" if reached else _UNREACHED, None
         if response.status_code in _TRY_AGAIN:
             return None, f"HTTP {response.status_code}", _retry_after(response.headers.get("Retry-After"))
         if response.status_code in _REFUSED_REQUEST:

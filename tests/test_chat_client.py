@@ -112,6 +112,30 @@ def test_refused_requests_are_no_sign_of_a_server_that_is_down(chat_server: Chat
     assert len(answers) == 2 and len(failures) == 6 and SECRET not in json.dumps(failures)
 
 
+def test_what_alone_fails_of_a_server_that_was_up_is_no_sign_that_it_is_down(chat_server: ChatServer) -> None:
+    """As when a run is resumed of which only these are left; a server that isn't there is down all the same."""
+    chat_server.behavior = lambda case, count: "500" if int(case) % 2 else "slow"
+    client = client_of(chat_server, concurrency=1, max_retries=0)
+    bodies = [(f"{number:04x}", client.request_body(ask(str(number)))) for number in range(5)]
+    failures: dict[str, str] = {}
+    client.timeout = 0.05
+    client.ask_all(bodies, pytest.fail, failures.__setitem__, was_up=True)
+    assert len(failures) == 5
+    client.url = "http://127.0.0.1:9/v1/chat/completions"
+    with pytest.raises(InputError, match="is down: no answer"):
+        client.ask_all(bodies, pytest.fail, failures.__setitem__, was_up=True)
+
+
+@pytest.mark.parametrize("key", ["secret\r", " secret", "secr\u00e9t", "a\nb"])
+def test_a_key_that_can_not_be_sent_is_refused_unseen(
+    chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("CHAT_KEY", key)
+    with pytest.raises(InputError, match="CHAT_KEY holds blanks") as caught:
+        client_of(chat_server).check_api_key()
+    assert "secr" not in str(caught.value)
+
+
 def test_answers_on_the_way_are_given_when_the_server_goes_down(chat_server: ChatServer) -> None:
     chat_server.behavior = lambda case, count: "slow" if case == "0" else "500"
     client = client_of(chat_server, concurrency=4, max_retries=0)

@@ -142,7 +142,10 @@ def _is_windowed(path: str) -> bool:
     """Whether :class:`~monai_u2.transforms.LoadWindowedVolume` reads it: a ``.npy``, or a folder of pictures."""
     from monai_u2.transforms.windowed import list_pictures
 
-    return path.endswith(".npy") or (os.path.isdir(path) and bool(list_pictures(Path(path))))
+    if not os.path.isdir(path):
+        return path.endswith(".npy")
+    files = [file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")]
+    return bool(files) and len(list_pictures(Path(path))) == len(files)  # else a DICOM series beside its thumbnail
 
 
 def _check_windowed(path: str) -> dict[str, Any]:

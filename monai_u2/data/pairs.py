@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_u2.data.records import load_records, write_text_atomically
+from monai_u2.data.records import HEADER_KEYS, load_records, write_text_atomically
 from monai_u2.exceptions import InputError
 from monai_u2.networks.checkpoints import file_sha256
 
@@ -84,11 +84,13 @@ def pair_key(pair: Mapping[str, Any], model: str, settings: Mapping[str, Any]) -
     """Key of a pair's reference log-probabilities: a hash of all that they follow from.
 
     Args:
-        pair: the pair; of its image the path counts.
+        pair: the pair; of its image the path counts, and what corrects its header.
         model: SHA-256 of the reference's weights.
         settings: how the image was prepared and the model was run.
     """
-    told = [model, settings, *(str(pair[key]) for key in PAIR_KEYS)]
+    told: list[Any] = [model, settings, *(str(pair[key]) for key in PAIR_KEYS)]
+    if header := {key: pair[key] for key in HEADER_KEYS if key in pair}:
+        told.append(header)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

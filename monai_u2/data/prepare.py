@@ -147,7 +147,7 @@ class _Prepared:
         self.patients.setdefault(item.split, set()).add(item.patient)
         self.cases[item.split] += 1
         self.records[item.split] += len(item.records)
-        yield from ((item.split, record) for record in item.records)
+        yield from ((item.split, {**record, "patient": item.patient}) for record in item.records)
 
     def _reason(self, case: DatasetCase) -> str | None:
         names = {case.name, case.name.removesuffix(".nii.gz"), case.patient}

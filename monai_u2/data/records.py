@@ -213,6 +213,8 @@ def _checked(record: Any, where: str, require_answer: bool, folder: Path) -> dic
     """Return a record with absolute paths, or raise an :class:`InputError` that says what is wrong with it."""
     if not isinstance(record, dict):
         raise InputError(f"{where}: is {_name_of(record)}; expected an object with 'image', 'question' and 'answer'")
+    if "answer" not in record and "thinking_after" in record and isinstance(record.get("report"), str):
+        record = {**record, "answer": record["report"]}  # the published shape of reasoning over a whole report
     required = ("image", "question", "answer") if require_answer else ("image", "question")
     for key in required:
         if key not in record:
@@ -223,7 +225,7 @@ def _checked(record: Any, where: str, require_answer: bool, folder: Path) -> dic
         if key in record and (not isinstance(record[key], kind) or isinstance(record[key], bool)):
             raise InputError(f"{where}: {key!r} is {_name_of(record[key])}; expected {name}")
     if not all(isinstance(label, str) for label in record.get("findings", [])):
-        raise InputError(f"{where}: 'findings' is {record['findings']}; expected a list of strings")
+        raise InputError(f"{where}: 'findings' is {_name_of(record['findings'])}; expected a list of strings")
     _check_header(record, where)
     for key in ("image", "question", "answer"):
         if key in record and not record[key].strip():
@@ -265,8 +267,9 @@ def is_image_orientation(value: Any) -> bool:
 
 
 def _name_of(value: Any) -> str:
-    """Return the JSON name of a value's type, with the value where it is short."""
+    """Return the JSON name of a value's type, with the value of what holds no text."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     name = names.get(type(value), "a number")
-    shown = json.dumps(value, ensure_ascii=False)
-    return name if value is None or len(shown) > 40 else f"{name} ({shown})"
+    numbers = value if isinstance(value, list) else [value]
+    shown = json.dumps(value) if all(isinstance(number, (int, float)) for number in numbers) else ""
+    return f"{name} ({shown})" if 0 < len(shown) <= 40 else name

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from monai_u2.data.records import HEADER_KEYS
 from monai_u2.synthesis.report_lines import without_citations
 from monai_u2.synthesis.stage import Row
 
 Record = dict[str, Any]
 
-_SHARED = ("image", "case_key", "case", "findings", "lesion_mask", "truth", "language")
+_SHARED = ("image", "case_key", "case", "patient", "findings", "lesion_mask", "truth", "language", *HEADER_KEYS)
 
 
 def dataset_records(stream: str, rows: list[Row], *, keep_citations: bool) -> list[Record]:

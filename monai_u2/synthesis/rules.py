@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
@@ -160,8 +161,14 @@ def check_language(text: str, language: str) -> Problem | None:
     return Problem("other_language", f"expected {language}") if is_other_language(text, language) else None
 
 
+_NO_COMPARISON = re.compile(
+    r"\b(?:comparison|prior (?:study|studies|exam\w*))\s*:\s*(?:none|no\b[^.\n]*|not available|n/a)\.?", re.IGNORECASE
+)
+
+
 def check_comparison(text: str, report: str, language: str) -> Problem | None:
     """Reject words that compare with an earlier examination where the report doesn't: it may be the first one."""
+    report = _NO_COMPARISON.sub("", report)
     if any(comparison(report, known) for known in ("en", "zh")):
         return None
     words = comparison(text, language)

@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monai_u2.data.fingerprint import fingerprint
-from monai_u2.data.records import load_records, question_kind
+from monai_u2.data.records import HEADER_KEYS, load_records, question_kind
 from monai_u2.exceptions import InputError
 from monai_u2.synthesis.stage import Row
 
 Sources = dict[str, list[Row]]  # stream -> rows
 
-_REPORT_KEYS = ("image", "case_key", "report", "report_question", "case", "findings", "lesion_mask", "truth")
+_REPORT_KEYS = ("image", "case_key", "report", "report_question", "case", "patient", "findings", "lesion_mask", "truth")
+_REPORT_KEYS += HEADER_KEYS
 
 
 def load_sources(records: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Sources:

@@ -62,10 +62,13 @@ def parse_answer(answer: ChatAnswer, schema: Mapping[str, Any]) -> tuple[dict[st
     fenced = _FENCE.fullmatch(text)
     try:
         content = json.loads(fenced[1] if fenced else text)
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair can be read, but not written
     except json.JSONDecodeError as error:
         if text.startswith("{") and (error.pos >= len(text) or error.msg.startswith("Unterminated string")):
             return {}, Problem("truncated", "its JSON breaks off")
         return {}, Problem("not_json", error.msg)
+    except (ValueError, RecursionError) as error:
+        return {}, Problem("not_json", type(error).__name__)
     wrong = _mismatch(content, schema, "the answer")
     return ({}, Problem("wrong_schema", wrong)) if wrong else (content, None)
 

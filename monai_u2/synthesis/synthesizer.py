@@ -166,7 +166,8 @@ class Synthesizer:
                 failures[key] = reason
 
             bodies = ((key, self._body(stage, row)) for key, row in waiting.items())
-            self.client.ask_all(bodies, answered, unanswered)
+            was_up = len(waiting) < len({key for key in keys if key is not None})
+            self.client.ask_all(bodies, answered, unanswered, was_up)
         if failures:
             # no more of the reason than its code: servers quote what they were sent
             code = next(iter(failures.values())).partition(":")[0]

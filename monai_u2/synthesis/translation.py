@@ -23,7 +23,7 @@ from monai_u2.synthesis.report_lines import without_citations
 from monai_u2.synthesis.rules import Problem, check_language
 from monai_u2.synthesis.stage import STREAMS, Outcome, Row, Stage, tagged
 from monai_u2.synthesis.structured import TEXT, object_schema
-from monai_u2.synthesis.wording import numbers
+from monai_u2.synthesis.wording import numbers, sides
 
 TRANSLATED_KEYS = ("report", "question", "answer", "thinking", "thinking_before", "thinking_after")
 
@@ -77,7 +77,10 @@ class TranslationStage(Stage):
         if cited_lines(source) != cited_lines(text):
             return Problem("changed_citations")
         odd = numbers(without_citations(source)) ^ numbers(without_citations(text))
-        return Problem("changed_numbers", ", ".join(sorted(odd))) if odd else None
+        if odd:
+            return Problem("changed_numbers", ", ".join(sorted(odd)))
+        known = {self.language, self.source_language} <= {"en", "zh"}  # whose words for sides are known
+        return Problem("changed_sides") if known and sides(source) != sides(text) else None
 
     def placeholder(self, row: Row) -> tuple[list[Row], str]:
         return [row], "".join(_texts(row).values())

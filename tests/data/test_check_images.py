@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_u2.data import generate_phantoms, load_records
+from monai_u2.data import check_images, generate_phantoms, load_records
 from monai_u2.data.check_images import check_image, correct_header, read_geometry
 from monai_u2.transforms import LoadCT
 
@@ -184,6 +184,12 @@ def test_the_records_corrections_are_applied_before_anything_is_judged(
 def test_a_rescale_of_what_is_hu_already_is_named(tmp_path: Path, phantom: nib.Nifti1Image, slope: float) -> None:
     found = check_image((write(tmp_path, phantom), {"rescale_slope": slope, "rescale_intercept": -1024}))
     assert names(found) == ["hu_rescaled_twice"] and "it seems to hold HU already" in found["findings"][0][1]
+
+
+def test_a_series_beside_its_thumbnail_is_no_picture(tmp_path: Path) -> None:
+    for name in ("1.dcm", "2.dcm", "thumb.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    assert not check_images._is_windowed(str(tmp_path))
 
 
 @pytest.mark.parametrize("format", ["pictures", "npy"])

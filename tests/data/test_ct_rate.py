@@ -35,7 +35,8 @@ def test_records_of_the_fixed_volumes(ct_rate: Replica, tmp_path: Path) -> None:
     records = prepared(ct_rate(), tmp_path / "out")
     assert [*records] == [f"train_{name}.nii.gz" for name in ("1_a_1", "2_b_1", "5_a_1", "8_a_1")]
     record = records["train_2_b_1.nii.gz"]
-    assert record.keys() == {"image", "question", "answer", "kind", "findings"}
+    assert record.keys() == {"image", "question", "answer", "kind", "findings", "patient"}
+    assert record["patient"] == "train_2"
     assert record["answer"].startswith("FINDINGS:\nLungs: ") and "\nIMPRESSION:\n" in record["answer"]
     assert records["train_1_a_1.nii.gz"]["findings"] == []
     assert records["train_5_a_1.nii.gz"]["findings"] == ["Hiatal hernia", "Lung nodule"]

@@ -13,9 +13,20 @@
 
 from __future__ import annotations
 
+from monai_u2.data import HEADER_KEYS
+from monai_u2.synthesis import sources
 from monai_u2.synthesis.datasets import dataset_records
 
 ROW = {"image": "a", "case_key": "c", "row": "c", "report": "R.", "report_question": "D.", "question": "D."}
+
+
+def test_what_corrects_a_header_stays_with_the_image() -> None:
+    header = dict.fromkeys(HEADER_KEYS, 1)
+    thought = {"thinking_before": "T.", "thinking_after": "F."}
+    for made in ({"thinking": "T."} | ROW | {"answer": "A."}, ROW | thought, ROW | {"options": [], "answer": "A"}, ROW):
+        (record,) = dataset_records("rewritten", [{**made, **header, "patient": "p"}], keep_citations=False)
+        assert record.items() >= {**header, "patient": "p"}.items()
+    assert set(HEADER_KEYS) < set(sources._REPORT_KEYS)
 
 
 def test_shapes() -> None:

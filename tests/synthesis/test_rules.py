@@ -108,6 +108,8 @@ def test_comparisons_are_for_reports_that_compare() -> None:
     assert check_comparison(COMPARED, "There is a nodule.", "en").reason == "comparison"
     assert check_comparison(COMPARED, "The nodule is unchanged since 2019.", "en") is None
     assert check_comparison("There is a nodule.", "There is a nodule.", "en") is None
+    for declared in ("COMPARISON: None.", "Comparison: No prior studies.", "Prior study: not available"):
+        assert check_comparison(COMPARED, f"{declared}\nThere is a nodule.", "en").reason == "comparison", declared
 
 
 def test_language() -> None:

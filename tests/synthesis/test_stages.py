@@ -216,6 +216,8 @@ def test_translation_into_another_language_and_back() -> None:
     assert reasons(told(stage, ROW, {**chinese, "report": chinese["report"].replace("20", "25")})) == [
         "changed_numbers"
     ]
+    swapped = chinese["report"].replace("右", "中").replace("左", "右").replace("中", "左")
+    assert reasons(told(stage, ROW, {**chinese, "report": swapped.replace("左肺", "右肺")})) == ["changed_sides"]
     assert reasons(told(stage, ROW, {**chinese, "question": ""})) == ["empty"]
     back = TranslationStage("en", "zh")
     assert told(back, row, {"report": REPORT, "question": ROW["question"]}).kept[0]["report"] == REPORT

@@ -38,6 +38,8 @@ def test_good_answers(text: str) -> None:
         (GOOD[:-1], "stop", "truncated"),
         ("I can't help with that.", "stop", "not_json"),
         (f"Here it is: {GOOD}", "stop", "not_json"),
+        (GOOD.replace('"t"', r'"x \ud83d y"'), "stop", "not_json"),
+        (GOOD.replace("[1, 2]", "[" + "1" * 5000 + "]"), "stop", "not_json"),
         ("[]", "stop", "wrong_schema"),
         (GOOD.replace("true", '"yes"'), "stop", "wrong_schema"),
         (GOOD.replace("[1, 2]", "[true]"), "stop", "wrong_schema"),
