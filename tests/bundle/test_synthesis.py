@@ -50,7 +50,7 @@ def test_an_estimate_from_the_command_line(
     done = subprocess.run(command, cwd=bundle.parents[1], capture_output=True, text=True)
     log = done.stdout + done.stderr
     assert done.returncode == 0 and "nothing was sent" in log and "effusion" not in log, log
-    estimate = json.loads((tmp_path / "estimate-00003-of-00004.json").read_text())
+    estimate = json.loads((tmp_path / "estimate-00002-of-00004.json").read_text())
     assert estimate["total"]["price"] > 0 and estimate["stages"]["answers"]["requests"] == 5
     assert not chat_server.requests
 
