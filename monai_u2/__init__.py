@@ -20,6 +20,7 @@ __version__ = "0.2.0"
 _SUBPACKAGES = (
     "data",
     "engines",
+    "evaluation",
     "handlers",
     "inferers",
     "judges",

@@ -10,7 +10,8 @@
 # limitations under the License.
 
 
-"""The command line: ``monai-u2 report``, ``train``, ``data``, ``phantom``, ``convert`` and ``version``.
+"""The command line: ``monai-u2 report``, ``train``, ``evaluate``, ``compare``, ``data``, ``phantom``, ``convert`` and
+``version``.
 
 Arguments are checked before anything heavy is imported; the work itself is the bundle's.
 """
@@ -126,12 +127,14 @@ def main() -> None:
     from fire.decorators import SetParseFns
 
     from monai_u2.commands.data import data_commands
+    from monai_u2.commands.evaluate import evaluation_commands
 
     # without a parse function, fire would make numbers of "1.2" and lists of "[a]"
     texts = {"bundle": str, "question": str, "series": str, "device": str}
     commands = {
         "report": SetParseFns(input=str, output=str, **texts)(report),
         "train": SetParseFns(config=str)(train),
+        **evaluation_commands(),
         "data": data_commands(),
         "phantom": SetParseFns(root=str, difficulty=str)(phantom),
         "convert": SetParseFns(source=str, destination=str)(convert),

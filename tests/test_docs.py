@@ -100,6 +100,10 @@ def made_small(command: str) -> str | None:
     for script, options in SMALL_BENCHMARKS.items():
         if script in command:
             return re.sub(r" --(num_\w+|steps|seeds) \d+", "", command) + " " + options
+    if "evaluate.json" in command:
+        return command + " --phantom#num_test 2 --num_samples 20"
+    if command.startswith(("monai-u2 evaluate", "monai-u2 compare")):
+        return command + " --num_samples 20"
     if "preferences.json" in command or "precompute_reference" in command:
         return command + " " + SMALL_TRAINING
     if "dpo.json" in command:

@@ -20,9 +20,34 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from monai_u2.data.records import write_text_atomically
 from monai_u2.exceptions import InputError
 
 logger = logging.getLogger(__name__)
+
+
+def check_settings(folder: str | os.PathLike[str], settings: Mapping[str, Any], made: str) -> None:
+    """Write `settings.json` into a folder, or check that what is there was made with the same settings.
+
+    Args:
+        folder: the folder, made where needed.
+        settings: JSON types.
+        made: what was made with them, for the message.
+
+    Raises:
+        InputError: when the folder's are others.
+    """
+    path = Path(folder) / "settings.json"
+    if not path.exists():
+        write_text_atomically(path, json.dumps(settings, indent=4) + "\n")
+    found, own = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
+    other = [name for name in own if found.get(name) != own[name]]
+    if other:
+        name = other[0]
+        raise InputError(
+            f"{folder}: its {made} were made with another {name} ({found.get(name)}) than asked for ({own[name]}); "
+            "expected the same. Give another output_dir, or delete this one."
+        )
 
 
 class Journal:

@@ -14,10 +14,10 @@ placeholder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from monai_u2.exceptions import InputError
 
@@ -99,3 +99,19 @@ def load_text_tokenizer(path: str | PathLike[str]) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def decode_answer(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Read generated token ids up to the end of the turn.
+
+    Args:
+        ids: without the prompt.
+        tokenizer: the model's.
+
+    Returns:
+        `text`, `whole` (the model ended it) and `tokens` (its length, the end included).
+    """
+    end = tokenizer.eos_token_id
+    whole = end in ids
+    ids = ids[: ids.index(end) + 1] if whole else ids
+    return {"text": tokenizer.decode(ids, skip_special_tokens=True).strip(), "whole": whole, "tokens": len(ids)}

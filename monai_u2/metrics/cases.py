@@ -72,7 +72,7 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
             f"Predictions only: {listed_ids(alone[0])}. References only: {listed_ids(alone[1])}. "
             "Give both for the same ids."
         )
-    missing = [case for case, entry in expected.items() if _normalized(entry["report"]) in MISSING_REFERENCES]
+    missing = [case for case, entry in expected.items() if is_missing(entry["report"])]
     ids = [case for case in expected if case not in set(missing)]
     if not ids:
         raise InputError(f"none of the {len(missing)} references has a text; expected 1 or more.")
@@ -95,6 +95,11 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
         if cases:
             logger.warning("%s: %s", what, listed_ids(cases))
     return matched
+
+
+def is_missing(reference: str) -> bool:
+    """Whether a reference is one of :data:`MISSING_REFERENCES`."""
+    return _normalized(reference) in MISSING_REFERENCES
 
 
 def listed_ids(ids: Sequence[object]) -> str:

@@ -90,6 +90,24 @@ def f1_statistic(predicted: np.ndarray, reference: np.ndarray, average: str = "m
     return CaseStatistic(np.concatenate([hits, named], axis=1), _mean_ratio)
 
 
+def label_f1_statistics(
+    predicted: np.ndarray, reference: np.ndarray, labels: Sequence[str]
+) -> dict[str, CaseStatistic]:
+    """:func:`label_f1` of each label for :mod:`monai_u2.metrics.significance`.
+
+    Args:
+        predicted: boolean `(cases, findings)`.
+        reference: boolean `(cases, findings)`.
+        labels: names of the columns.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    predicted, reference = finding_pair(predicted, reference)
+    counts = np.stack([2.0 * (predicted & reference), predicted.astype(float) + reference], axis=2)
+    return {label: CaseStatistic(counts[:, column], _label_ratio) for column, label in enumerate(labels)}
+
+
 def bootstrap_interval(
     predicted: np.ndarray, reference: np.ndarray, *, num_samples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
@@ -190,6 +208,10 @@ class FindingF1(FindingMetric):
 def _mean_ratio(sums: np.ndarray) -> np.ndarray:
     hits, named = np.split(sums, 2, axis=-1)
     return ratio(ratio(hits, named, empty=0.0).sum(axis=-1), (named > 0).sum(axis=-1), empty=0.0)
+
+
+def _label_ratio(sums: np.ndarray) -> np.ndarray:
+    return ratio(sums[..., 0], sums[..., 1], empty=float("nan"))
 
 
 def _check_average(average: str) -> None:

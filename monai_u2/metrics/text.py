@@ -27,6 +27,7 @@ import numpy as np
 
 from monai_u2.exceptions import InputError
 from monai_u2.metrics.report_metric import ReportMetric
+from monai_u2.metrics.significance import CaseStatistic
 
 BLEU_ORDERS: tuple[int, ...] = (1, 2, 3, 4)
 
@@ -80,6 +81,19 @@ def corpus_bleu(reports: Sequence[str], references: Sequence[str]) -> dict[str, 
     """
     counts = _bleu_counts(reports, references).sum(axis=0)
     return {f"corpus_bleu{order}": _bleu(counts, order, effective=False) for order in BLEU_ORDERS}
+
+
+def corpus_bleu_statistics(reports: Sequence[str], references: Sequence[str]) -> dict[str, CaseStatistic]:
+    """:func:`corpus_bleu` for :mod:`monai_u2.metrics.significance`.
+
+    Raises:
+        InputError: as :func:`text_scores`.
+    """
+    counts = _bleu_counts(reports, references).astype(float)
+    return {
+        f"corpus_bleu{order}": CaseStatistic(counts, functools.partial(_corpus_bleu, order=order))
+        for order in BLEU_ORDERS
+    }
 
 
 def paper_bleu1(reports: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
@@ -167,6 +181,11 @@ def _bleu(counts: np.ndarray, order: int, *, effective: bool) -> float:
         max_ngram_order=order,
     )
     return score.score / 100
+
+
+def _corpus_bleu(sums: np.ndarray, order: int) -> np.ndarray:
+    """BLEU of sums `(..., 10)` of :func:`_bleu_counts`."""
+    return np.apply_along_axis(_bleu, -1, sums, order, effective=False)
 
 
 class _CachedStemmer:

@@ -24,7 +24,7 @@ from typing import Any
 from torch.utils.data import Dataset, Subset
 
 from monai_u2.data.collate import collate_reports
-from monai_u2.data.journal import Journal
+from monai_u2.data.journal import Journal, check_settings
 from monai_u2.data.records import write_records, write_text_atomically
 from monai_u2.data.shards import process_shard
 from monai_u2.exceptions import InputError
@@ -126,26 +126,13 @@ class PreferenceBuilder:
             InputError: when `output_dir` holds samples of other settings, the judge can't be reached (what is done is
                 kept), or no case gives a pair.
         """
-        self._check_settings()
+        check_settings(self.output_dir, self.settings, "samples")
         own = list(self.cases)[self.shard :: self.num_shards]
         samples = Journal(self.output_dir, "samples", self.shard)
         judgements = Journal(self.output_dir, "judgements", self.shard)
         self._sample(own, samples)
         self._judge(set(own), samples, judgements)
         return self._merge(samples, judgements)
-
-    def _check_settings(self) -> None:
-        path = self.output_dir / "settings.json"
-        if not path.exists():
-            write_text_atomically(path, json.dumps(self.settings, indent=4) + "\n")
-        found, own = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(self.settings))
-        other = [name for name in own if found.get(name) != own[name]]
-        if other:
-            name = other[0]
-            raise InputError(
-                f"{self.output_dir}: its samples were made with another {name} ({found.get(name)}) than asked for "
-                f"({own[name]}); expected the same. Give another output_dir, or delete this one."
-            )
 
     def _sample(self, own: list[str], journal: Journal) -> None:
         from monai.data import DataLoader

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from monai_u2.data.text_tokenizer import decode_answer
 from monai_u2.engines.prepare_batch import PrepareReportBatch
 from monai_u2.exceptions import InputError
 from monai_u2.inferers.report import ReportInferer
@@ -98,20 +99,10 @@ class ReportSampler:
             case_key: what its seed follows from.
 
         Returns:
-            dicts of `text`, `whole` (the model ended it) and `tokens` (its length, the end included).
+            what :func:`monai_u2.data.text_tokenizer.decode_answer` gives of each.
         """
         image, _, _, arguments = self.prepare_batch(batch, self.device)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(case_seed(self.seed, case_key))
             ids = self.inferer(image, self.network, **arguments)
-        return [self._sample(row.tolist()) for row in ids]
-
-    def _sample(self, ids: list[int]) -> dict[str, Any]:
-        end = self.tokenizer.eos_token_id
-        whole = end in ids
-        ids = ids[: ids.index(end) + 1] if whole else ids
-        return {
-            "text": self.tokenizer.decode(ids, skip_special_tokens=True).strip(),
-            "whole": whole,
-            "tokens": len(ids),
-        }
+        return [decode_answer(row.tolist(), self.tokenizer) for row in ids]

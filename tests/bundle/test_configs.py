@@ -147,6 +147,21 @@ def test_preferences_share_their_blocks(bundle: Path) -> None:
     assert preferences["case_transforms"][1] in steps and preferences["prompt_transforms"][0] in steps
 
 
+SHARED_WITH_EVALUATION = (*SHARED_WITH_PREFERENCES, "imports", "bundle_root", "inferer")
+
+
+def test_evaluation_shares_its_blocks(bundle: Path) -> None:
+    """What is evaluated is what inference gives."""
+    evaluation, inference = config(bundle, "evaluate.json"), config(bundle, "inference.json")
+    assert {key: evaluation[key] for key in SHARED_WITH_EVALUATION} == {
+        key: inference[key] for key in SHARED_WITH_EVALUATION
+    }
+    preferences = config(bundle, "preferences.json")
+    for key in ("device", "phantoms", "network"):
+        assert evaluation[key] == preferences[key], key
+    assert evaluation["evaluator"]["preprocessing"] == preferences["builder"]["preprocessing"]
+
+
 def test_a_case_is_the_same_in_inference_and_preferences(bundle: Path, tmp_path: Path) -> None:
     from monai_u2.data.phantom import generate_phantoms
 
@@ -193,6 +208,7 @@ def test_top_level_configs_are_the_bundles(bundle: Path) -> None:
         "configs/pretrain.json",
         "configs/sft.json",
         "configs/preferences.json",
+        "configs/evaluate.json",
         "configs/synthesis.json",
         "configs/judges/chat.json",
         "configs/judges/green.json",
@@ -207,7 +223,8 @@ def test_json_is_indented_by_four(bundle: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "workflow_type"), [("pretrain.json", "train"), ("sft.json", "train"), ("inference.json", "infer")]
+    ("name", "workflow_type"),
+    [("pretrain.json", "train"), ("sft.json", "train"), ("inference.json", "infer"), ("evaluate.json", "infer")],
 )
 def test_properties_are_all_there(bundle: Path, name: str, workflow_type: str, tmp_path: Path) -> None:
     small = (

@@ -29,6 +29,7 @@ from monai_u2.data import CT_RATE_LABELS, DATASETS, load_records, prepare_datase
 
 Replica = Callable[..., Path]
 SHARED = ("validation_postprocessing", "validation_metric", "validation_labels", "question_weights")
+SHARED += ("records", "report_parser")
 
 
 def test_data_configs_share_their_blocks(bundle: Path) -> None:
@@ -41,7 +42,7 @@ def test_data_configs_share_their_blocks(bundle: Path) -> None:
     assert sorted(path.stem for path in (bundle / "configs" / "data").iterdir()) == sorted(DATASETS)
 
 
-@pytest.mark.parametrize("base", ["pretrain", "sft", "preferences", "dpo", "inference"])
+@pytest.mark.parametrize("base", ["pretrain", "sft", "preferences", "dpo", "evaluate", "inference"])
 @pytest.mark.parametrize(("name", "findings"), [("ct_rate", 2 * len(CT_RATE_LABELS)), ("amos_mm", 0)])
 def test_the_same_model_in_every_stage(bundle: Path, base: str, name: str, findings: int) -> None:
     parser = ConfigParser()

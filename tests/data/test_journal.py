@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from monai_u2.data import Journal
+from monai_u2.data.journal import check_settings
 from monai_u2.exceptions import InputError
 
 
@@ -60,3 +61,10 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
         file.write(line.encode("latin-1") + b"\n")
     with pytest.raises(InputError, match=r"samples-00000\.jsonl, line 2"):
         list(Journal(tmp_path, "samples").entries())
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    check_settings(tmp_path / "new", {"seed": 1, "sizes": (1, 2)}, "samples")
+    check_settings(tmp_path / "new", {"seed": 1, "sizes": [1, 2]}, "samples")
+    with pytest.raises(InputError, match=r"its samples were made with another seed \(1\) than asked for \(2\)"):
+        check_settings(tmp_path / "new", {"seed": 2, "sizes": [1, 2]}, "samples")

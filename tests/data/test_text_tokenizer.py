@@ -17,6 +17,7 @@ import pytest
 
 from monai_u2.data import load_text_tokenizer, train_text_tokenizer
 from monai_u2.data.phantom import grammar_texts
+from monai_u2.data.text_tokenizer import decode_answer
 from monai_u2.exceptions import InputError
 
 
@@ -34,6 +35,14 @@ def test_saved_tokenizer_is_the_same(tmp_path: Path) -> None:
     assert loaded.convert_tokens_to_ids("<im_patch>") == tokenizer.convert_tokens_to_ids("<im_patch>")
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     assert loaded.apply_chat_template(chat, tokenize=False) == "<|user|>Q<|end|><|assistant|>A<|end|>"
+
+
+def test_an_answer_ends_where_the_model_ended_it() -> None:
+    tokenizer = train_text_tokenizer(["A 20 mm nodule."], vocab_size=300)
+    ids, end, padding = tokenizer("A nodule.")["input_ids"], tokenizer.eos_token_id, tokenizer.pad_token_id
+    whole = {"text": "A nodule.", "whole": True, "tokens": len(ids) + 1}
+    assert decode_answer([*ids, end, padding, padding], tokenizer) == whole
+    assert decode_answer(ids, tokenizer) == {"text": "A nodule.", "whole": False, "tokens": len(ids)}
 
 
 def test_the_bundles_tokenizer_is_that_of_the_grammar(bundle: Path) -> None:

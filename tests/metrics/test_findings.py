@@ -27,6 +27,7 @@ from monai_u2.metrics import (
     f1_statistic,
     finding_table,
     label_f1,
+    label_f1_statistics,
     macro_f1,
     micro_f1,
 )
@@ -118,3 +119,14 @@ def test_metric_is_equal_in_one_and_two_processes(
     assert in_one_and_two(FindingF1(average), vectors) == pytest.approx(expected(PREDICTED, REFERENCE))
     with pytest.raises(InputError, match="average is 'weighted'"):
         FindingF1("weighted")
+
+
+def test_labels_with_intervals() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.random((80, 3)) < [0.4, 0.2, 0.0]
+    predicted = reference ^ (rng.random((80, 3)) < [0.1, 0.1, 0.0])
+    statistics = label_f1_statistics(predicted, reference, ["a", "b", "nowhere"])
+    np.testing.assert_allclose([s.value for s in statistics.values()], label_f1(predicted, reference))
+    intervals = bootstrap_intervals(statistics, num_samples=200)
+    assert intervals["a"].low < intervals["a"].value < intervals["a"].high
+    assert np.isnan([intervals["nowhere"].value, intervals["nowhere"].low]).all()

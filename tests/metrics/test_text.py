@@ -28,7 +28,9 @@ from monai_u2.metrics import (
     CorpusBleu,
     MeanReportScore,
     bleu_scores,
+    bootstrap_intervals,
     corpus_bleu,
+    corpus_bleu_statistics,
     meteor_scores,
     paper_bleu1,
     rouge_scores,
@@ -153,6 +155,17 @@ def test_corpus_bleu_is_equal_in_one_and_two_processes(pairs: Pairs, in_one_and_
     assert in_one_and_two(CorpusBleu(2), pairs) == corpus_bleu(*pairs)["corpus_bleu2"]
     with pytest.raises(InputError, match="order is 5"):
         CorpusBleu(5)
+
+
+def test_interval_of_corpus_bleu(pairs: Pairs) -> None:
+    intervals = bootstrap_intervals(corpus_bleu_statistics(*pairs), num_samples=50)
+    assert {name: interval.value for name, interval in intervals.items()} == corpus_bleu(*pairs)
+    assert all(interval.low < interval.value < interval.high for interval in intervals.values())
+    # a resample is BLEU over the cases drawn
+    drawn = np.random.default_rng(0).integers(60, size=60)
+    statistic = corpus_bleu_statistics(*pairs)["corpus_bleu4"]
+    again = corpus_bleu([pairs[0][place] for place in drawn], [pairs[1][place] for place in drawn])
+    assert float(statistic.function(statistic.counts[drawn].sum(axis=0))) == again["corpus_bleu4"]
 
 
 @pytest.mark.parametrize("library", ["rouge_score", "sacrebleu", "nltk"])
