@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Each data set from the folder as downloaded to a training with validation, by the commands of docs/datasets.md."""
+"""Each data set from the folder as downloaded to a training and an evaluation, by the commands of docs/datasets.md."""
 
 from __future__ import annotations
 
@@ -55,16 +55,12 @@ def test_the_same_model_in_every_stage(bundle: Path, base: str, name: str, findi
     assert parser["max_length"] == 1024
 
 
-def trained(bundle: Path, data: Path, output: Path, name: str, *more: str, config: str = "sft.json") -> str:
-    """Train ten steps of two cases each, and validate at the end."""
-    cases = len({record["image"] for record in load_records(data / "train.jsonl")})
-    overrides: dict[str, Any] = {"dataset_dir": data, "ckpt_dir": output, "output_dir": output, "batch_size": 2}
-    overrides |= {"max_epochs": 10 // (cases // 2), "val_interval": 10 // (cases // 2), "warmup_steps": 1}
-    overrides |= {"validate#inferer#max_new_tokens": 8}
+def run_bundle(bundle: Path, run_id: str, config: str, name: str, overrides: dict[str, Any]) -> str:
+    """Run a config behind which that of a data set stands, and return what it prints."""
     arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
     configs = f"['configs/{config}','configs/data/{name}.json']"
     done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", configs, *arguments, *more],
+        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", configs, *arguments],
         cwd=bundle,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -72,6 +68,21 @@ def trained(bundle: Path, data: Path, output: Path, name: str, *more: str, confi
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def trained(bundle: Path, data: Path, output: Path, name: str) -> str:
+    """Train ten steps of two cases each, and validate at the end."""
+    cases = len({record["image"] for record in load_records(data / "train.jsonl")})
+    overrides: dict[str, Any] = {"dataset_dir": data, "ckpt_dir": output, "output_dir": output, "batch_size": 2}
+    overrides |= {"max_epochs": 10 // (cases // 2), "val_interval": 10 // (cases // 2), "warmup_steps": 1}
+    return run_bundle(bundle, "training", "sft.json", name, overrides | {"validate#inferer#max_new_tokens": 8})
+
+
+def evaluated(bundle: Path, data: Path, model: Path, output: Path, name: str) -> dict[str, Any]:
+    """Evaluate the model beside its controls."""
+    overrides: dict[str, Any] = {"dataset_dir": data, "checkpoint": model, "output_dir": output, "num_samples": 100}
+    run_bundle(bundle, "evaluating", "evaluate.json", name, overrides | {"max_new_tokens": 8})
+    return json.loads((output / "metrics.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -83,7 +94,7 @@ def trained(bundle: Path, data: Path, output: Path, name: str, *more: str, confi
         ("m3d_cap", {}, {}),
     ],
 )
-def test_from_the_download_to_a_training(
+def test_from_the_download_to_an_evaluation(
     request: pytest.FixtureRequest,
     bundle: Path,
     tmp_path: Path,
@@ -100,6 +111,12 @@ def test_from_the_download_to_a_training(
     state = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
     heads = [key for key in state if "finding_head.classifier.weight" in key]
     assert [len(state[key]) for key in heads] == ([2 * len(CT_RATE_LABELS)] * 2 if name == "ct_rate" else [])
+    model = tmp_path / "run" / "model.pt"
+    metrics = evaluated(bundle, tmp_path / "records", model, tmp_path / "evaluation", name)
+    held_out = {record["image"] for record in load_records(tmp_path / "records" / "validation.jsonl")}
+    assert metrics["cases"]["scored"] >= len(held_out) >= 1
+    assert "model" in [run["name"] for run in metrics["runs"]] and "rouge1" in metrics["runs"][0]["metrics"]
+    assert {"micro_f1", "green"} <= metrics["cases"]["left_out_metrics"].keys()
 
 
 def test_kinds_of_questions_are_drawn_where_they_have_a_weight(amos_mm: Replica, bundle: Path, tmp_path: Path) -> None:
