@@ -17,14 +17,13 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
+from monai_u2.synthesis.clauses import denied_words, is_positive
 from monai_u2.synthesis.language import is_other_language
 from monai_u2.synthesis.report_lines import ReportLine, Statement, split_statements
 from monai_u2.synthesis.wording import (
     comparison,
     content_words,
-    denied_words,
     finding_words,
-    is_positive,
     numbers,
     sides,
 )
