@@ -14,10 +14,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from monai_u2.synthesis.wording import CJK, content_words, finding_words, stems
+from monai_u2.synthesis.wording import CJK, ORGANS, content_words, finding_words, sides, stems
 
 # words that stand where a statement of its own begins: "no effusion, mild cardiomegaly"
 _DEGREES = (
@@ -89,6 +89,19 @@ _NEUTRAL = stems(
     volume volumes window
     """
 )
+# names no finding by itself, but does with its organ: "enlarged heart", "lesion of the liver"
+_GENERAL = stems(
+    """
+    abnormality abnormalities abnormal area areas change changes dilatation dilated dilation disease enlarged
+    enlargement focus foci increased lesion lesions process thickened thickening widened
+    """
+)
+_DEGREE_WORDS = stems(
+    """
+    acute appreciable definite diffuse few focal gross large major marked mild minimal minor moderate multiple new
+    pathological pathologic several severe significant slight small subtle suspicious tiny trace
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -96,12 +109,14 @@ class Clause:
     """A part of a sentence.
 
     Args:
-        text: its words, those that deny left out.
+        text: what is stated, denied or called normal.
         state: "stated", "denied" or "normal".
+        place: further words that say where: those around what is denied, and the label before a colon.
     """
 
     text: str
     state: str
+    place: str = ""
 
 
 @lru_cache(maxsize=4096)
@@ -110,8 +125,10 @@ def split_clauses(text: str) -> tuple[Clause, ...]:
     clauses: list[Clause] = []
     for sentence in _SENTENCE_END.split(text):
         label, _, rest = sentence.rpartition(":")
-        for part in _BREAK.split(rest if content_words(rest) else f"{label} {rest}"):
-            clauses += _clauses_of(part)
+        if not content_words(rest):
+            label, rest = "", f"{label} {rest}"
+        for part in _BREAK.split(rest):
+            clauses += [replace(clause, place=f"{clause.place} {label}") for clause in _clauses_of(part)]
     return tuple(clauses)
 
 
@@ -125,13 +142,64 @@ def is_positive(text: str) -> bool:
     return any(clause.state == "stated" and finding_words(clause.text) - _NEUTRAL for clause in split_clauses(text))
 
 
+def changed_claims(source: str, text: str) -> set[str]:
+    """Return what one of two reports states and the other one denies, or calls normal.
+
+    The same finding on another side is another one. Organs count where one that was normal isn't any more, and another
+    one became normal. Synonyms aren't known: what only one of the reports has a word for isn't compared.
+    """
+    stated, denied = _claims(source, "stated"), _claims(source, "denied")
+    stated_there, denied_there = _claims(text, "stated"), _claims(text, "denied")
+    found = (denied - stated) & (stated_there - denied_there)
+    lost = (stated - denied) & (denied_there - stated_there)
+    # pairs of characters may be places
+    changed = found | lost if found and lost else {word for word in found | lost if not CJK.search(word)}
+    normal, ill = _organs(source, "normal"), _organs(source, "stated")
+    normal_there, ill_there = _organs(text, "normal"), _organs(text, "stated")
+    fallen, healed = (normal - ill) & (ill_there - normal_there), (ill - normal) & (normal_there - ill_there)
+    return changed | (fallen | healed if fallen and healed else set())
+
+
+def claimed_sides(text: str) -> set[str]:
+    """Return the sides of a report; "both lungs are clear" and "no bilateral effusion" name none."""
+    found: set[str] = set()
+    for clause in split_clauses(text):
+        named = sides(f"{clause.text} {clause.place}")
+        found |= named if clause.state == "stated" or len(named) == 1 else set()
+    return found
+
+
+def _claims(text: str, state: str) -> set[str]:
+    """Return what is stated or denied: words of findings, and these with their side or organ."""
+    claims: set[str] = set()
+    for clause in split_clauses(text):
+        if clause.state != state:
+            continue
+        whole = f"{clause.text} {clause.place}"
+        words = finding_words(clause.text) - _NEUTRAL - _DEGREE_WORDS
+        general = words & _GENERAL
+        claims |= words - _GENERAL
+        claims |= {f"{side} {word}" for side in sides(whole) for word in words - general}
+        claims |= {f"{organ} {word}" for organ in content_words(whole) & ORGANS for word in general}
+    return claims
+
+
+def _organs(text: str, state: str) -> set[str]:
+    """Return the organs of clauses that are normal, or that state a finding."""
+    found: set[str] = set()
+    for clause in split_clauses(text):
+        if clause.state == state and (state == "normal" or finding_words(clause.text) - _NEUTRAL):
+            found |= content_words(clause.text) & ORGANS
+    return found
+
+
 def _clauses_of(part: str) -> list[Clause]:
     """Split what stands between two breaks at commas, denials, and words that begin a statement of its own."""
     clauses: list[Clause] = []
     denied = False  # whether a list that is denied goes on
     for piece in _pieces(_NOT_NORMAL.sub(r"abnormal, not \1", _NO_CHANGE.sub(" ", part))):
         if denied and not _DENIAL.search(piece) and _goes_on(piece):
-            clauses.append(Clause(_denied_part(piece), "denied"))
+            clauses.append(_denied_clause(piece))
             continue
         if _DENIED_BEFORE.search(piece):
             clauses.append(Clause(_DENIED_BEFORE.sub(" ", piece), "denied"))
@@ -142,7 +210,7 @@ def _clauses_of(part: str) -> list[Clause]:
             before = ""
         for said in _WITH.split(before):
             clauses.append(Clause(said, "normal" if _NORMAL.search(said) else "stated"))
-        clauses += [Clause(_denied_part(scope), "denied") for scope in scopes]
+        clauses += [_denied_clause(scope, before) for scope in scopes]
         denied = bool(scopes)
     return clauses
 
@@ -174,5 +242,7 @@ def _goes_on(piece: str) -> bool:
     return verb is None or bool(_LISTED.search(piece[: verb.start()]) and _EXISTENCE.search(piece))
 
 
-def _denied_part(scope: str) -> str:
-    return _DENIAL_ENDS.split(scope)[0]
+def _denied_clause(scope: str, before: str = "") -> Clause:
+    end = _DENIAL_ENDS.search(scope)
+    denied = scope[: end.start()] if end else scope
+    return Clause(denied, "denied", f"{before} {scope[len(denied) :]}")

@@ -54,6 +54,7 @@ REASONS: dict[str, str] = {
     "judged_unsupported": "the judge finds a statement that its lines don't support",
     "changed_numbers": "other numbers than in the source",
     "changed_sides": "other sides than in the source",
+    "changed_denials": "states what the source denies or calls normal, or the reverse",
     "changed_citations": "other citations than in the source",
     "bad_options": "the options aren't different texts with one right among them",
 }

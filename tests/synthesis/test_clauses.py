@@ -16,7 +16,7 @@ from __future__ import annotations
 import pytest
 
 from monai_u2.data.phantom.report import all_sentences
-from monai_u2.synthesis.clauses import denied_words, is_positive
+from monai_u2.synthesis.clauses import changed_claims, claimed_sides, denied_words, is_positive
 from monai_u2.synthesis.wording import content_words
 
 POSITIVE = [
@@ -126,7 +126,7 @@ NORMAL = [
     "Vertebral corpus heights are preserved.",
     "No mass, nodule or infiltration was detected in both lungs.",
     "When examined in the lung parenchyma window; no nodule was detected.",
-    "No enlarged lymph nodes in prevascular, pre-paratracheal, subcarinal or bilateral hilar-axillary pathological dimensions were detected.",
+    "No enlarged lymph nodes in prevascular, subcarinal or bilateral hilar dimensions were detected.",
     "Thyroid gland is of normal size, and its parenchyma is homogeneous.",
     "There is no mediastinal or hilar lymphadenopathy, and the central airways are patent.",
     "Nodules and masses are not seen.",
@@ -174,3 +174,46 @@ def test_a_clause_that_states_a_finding_makes_a_sentence_positive(text: str) -> 
 @pytest.mark.parametrize("text", NORMAL)
 def test_sentences_that_deny_or_call_normal(text: str) -> None:
     assert not is_positive(text)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("No effusion. There is a nodule.", "There is an effusion. No nodule."),
+        ("No left effusion. Effusion on the right.", "Effusion on the left. No right effusion."),
+        ("The heart is enlarged. The liver is normal.", "The heart is normal. The liver is enlarged."),
+        ("The heart is not enlarged. The spleen is enlarged.", "The heart is enlarged. The spleen is not enlarged."),
+        ("No lesion in the liver. There is a lesion of the spleen.", "A lesion in the liver. No lesion in the spleen."),
+        ("未见积液。右肺见结节。", "未见结节。右肺见积液。"),
+        ("A 5 mm nodule, no calcification.", "A calcification of 5 mm, no nodule."),
+        ("Nodule in the right upper lobe without effusion.", "Effusion in the right upper lobe without nodule."),
+    ],
+)
+def test_exchanged_findings_are_found(source: str, text: str) -> None:
+    assert changed_claims(source, text) and changed_claims(text, source)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("No effusion. There is a nodule.", "A nodule is present; effusion is absent."),
+        (
+            "No focal lesion in the spleen. Hypodense area in the liver.",
+            "Hypodense lesion in the liver. Spleen without focal abnormality.",
+        ),
+        ("No enlarged lymph nodes. Cardiomegaly.", "The heart is enlarged. No lymphadenopathy."),
+        ("The lungs are clear except for a 5 mm nodule.", "A 5 mm lung nodule. Otherwise normal lungs."),
+        ("右肺见结节。未见肺部肿块。", "肺部见结节。右肺未见肿块。"),
+        (
+            "No mediastinal adenopathy. Mild emphysema. Heart size is normal.",
+            "Emphysematous change of mild degree. Normal heart. No enlarged mediastinal nodes.",
+        ),
+    ],
+)
+def test_the_same_in_other_words_claims_the_same(source: str, text: str) -> None:
+    assert not changed_claims(source, text) and not changed_claims(text, source)
+
+
+def test_both_sides_of_what_is_normal_are_no_claim() -> None:
+    assert claimed_sides("Both lungs are clear. No bilateral effusion. A cyst in the left kidney.") == {"left"}
+    assert claimed_sides("No effusion on the right. Bilateral nodules.") == {"left", "right"}

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from monai_u2.synthesis import (
 )
 from monai_u2.synthesis.stage import Outcome, Row
 from monai_u2.synthesis.stages import STAGES
+from tests.synthesis.paraphrases import source_and_paraphrase
 
 REPORT = "There is a 20 mm nodule in the right upper lobe.\nNo pleural effusion.\nA stone is seen in the left kidney."
 ROW: Row = {"image": "a.nii.gz", "case_key": "c", "row": "c", "report": REPORT, "question": "Describe this CT."}
@@ -172,13 +174,32 @@ def test_rewritings() -> None:
         good.replace("2 cm", "3 cm"),
         good.replace("right", "upper"),
         good.replace("The left kidney holds a stone.", "No stone in the left kidney."),
+        good.replace("There is no pleural effusion.", "There is no pleural nodule.").replace("A nodule", "An effusion"),
+        good.replace("The left kidney holds a stone.", "Left kidney."),
         f"{good} It is unchanged.",
         "A fourth one",
     ]
-    outcome = told(RewriteStage(7), ROW, {"rewritings": texts})
+    outcome = told(RewriteStage(9), ROW, {"rewritings": texts})
     assert [row["report"] for row in outcome.kept] == [good] and outcome.kept[0]["source_report"] == REPORT
-    expected = ["duplicate", "duplicate", "changed_numbers", "changed_sides", "uncovered_finding", "comparison"]
-    assert reasons(outcome) == [*expected, "too_many"]
+    expected = ["duplicate", "duplicate", "changed_numbers", "changed_sides", "changed_denials", "changed_denials"]
+    assert reasons(outcome) == [*expected, "uncovered_finding", "comparison", "too_many"]
+
+
+def test_phantom_reports_in_other_words_are_kept_and_exchanged_findings_are_not() -> None:
+    stage, findings = RewriteStage(2), re.compile(r"\b(nodule|consolidation|aneurysm|stone|hydronephrosis|cyst)\b")
+    exchanged = 0
+    for number in range(25):
+        source, paraphrase = source_and_paraphrase(number)
+        found = findings.search(source) if "No pleural effusion." in source else None
+        texts = [paraphrase]
+        if found:
+            denied = source.replace("No pleural effusion.", "No @.")
+            texts.append(re.sub(found[0], "pleural effusion", denied, flags=re.IGNORECASE).replace("@", found[0]))
+            exchanged += 1
+        outcome = told(stage, {**ROW, "report": source}, {"rewritings": texts})
+        assert [row["report"] for row in outcome.kept] == [paraphrase], outcome.rejected
+        assert set(reasons(outcome)) <= {"changed_denials"}
+    assert exchanged > 5
 
 
 def test_multiple_choice() -> None:
