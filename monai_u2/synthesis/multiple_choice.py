@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_u2.data.fingerprint import fingerprint
@@ -66,23 +66,40 @@ class MultipleChoiceStage(Stage):
 
     def _check(self, item: Mapping[str, Any], row: Row) -> Problem | None:
         options = [item["right"], *item["wrong"]]
-        if len(item["wrong"]) != len(LETTERS) - 1 or len({option.strip().lower() for option in options} - {""}) != 4:
-            return Problem("bad_options", "; ".join(options))
-        return first_problem(
-            check_question(self, item["question"].strip(), item["lines"], row),
-            self.check_wording(" ".join(options), row),
-        ) or self.rule(Statement(item["right"], tuple(item["lines"])), lines_of(row))
+        return (
+            check_options(options)
+            or first_problem(
+                check_question(self, item["question"].strip(), item["lines"], row),
+                self.check_wording(" ".join(options), row),
+            )
+            or self.rule(Statement(item["right"], tuple(item["lines"])), lines_of(row))
+        )
 
     def placeholder(self, row: Row) -> tuple[list[Row], str]:
         text = '{"question": "Which lobe holds the nodule?", "right": "The right upper lobe", "lines": [1]}' * 2
         return [row] * self.num_questions, text * self.num_questions
 
 
+def check_options(options: Sequence[str]) -> Problem | None:
+    """Check that there are four options, none empty and none twice."""
+    different = {option.strip().lower() for option in options} - {""}
+    return Problem("bad_options", "; ".join(options)) if not len(options) == len(different) == len(LETTERS) else None
+
+
+def choices_of(options: Sequence[str]) -> list[str]:
+    """Return options with their letters, as they stand below the question: `A. Right upper lobe`."""
+    return [f"{letter}. {option}" for letter, option in zip(LETTERS, options)]
+
+
+def with_choices(question: str, options: Sequence[str]) -> str:
+    """Return a question with its options below it."""
+    return "\n".join([question, *choices_of(options)])
+
+
 def _lettered(item: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Return question with options, answer and lines; the options' order follows from a hash alone."""
     options = [option.strip() for option in dict.fromkeys([item["right"], *item["wrong"]])]
     options.sort(key=lambda option: fingerprint(key, item["question"], option))
-    choices = [f"{letter}. {option}" for letter, option in zip(LETTERS, options)]
-    right = next((choice for choice in choices if choice[3:] == item["right"].strip()), "")
-    question = "\n".join([item["question"].strip(), *choices])
+    right = next((choice for choice in choices_of(options) if choice[3:] == item["right"].strip()), "")
+    question = with_choices(item["question"].strip(), options)
     return {"question": question, "options": options, "answer": right, "citations": item["lines"]}

@@ -16,15 +16,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from monai_u2.synthesis.clauses import changed_claims, claimed_sides, is_positive
 from monai_u2.synthesis.questions import checked_number
 from monai_u2.synthesis.rules import Problem
 from monai_u2.synthesis.stage import Outcome, Row, Stage, lines_of, tagged
 from monai_u2.synthesis.structured import TEXT, array_schema, object_schema
-from monai_u2.synthesis.wording import is_positive, numbers, sides
+from monai_u2.synthesis.wording import numbers
 
 
 class RewriteStage(Stage):
-    """Asks for reports that say the same in other words; numbers, sides and the number of findings must stay.
+    """Asks for reports that say the same in other words.
+
+    Numbers, sides, what is denied and the number of sentences with findings must stay.
 
     Args:
         num_rewritings: for each report.
@@ -72,11 +75,14 @@ class RewriteStage(Stage):
 
 
 def compare_content(source: str, text: str) -> Problem | None:
-    """Check that two texts have the same numbers and sides."""
+    """Check that two texts have the same numbers and sides, and that none denies what the other one states."""
     odd = numbers(source) ^ numbers(text)
     if odd:
         return Problem("changed_numbers", ", ".join(sorted(odd)))
-    return Problem("changed_sides") if sides(source) != sides(text) else None
+    if claimed_sides(source) != claimed_sides(text):
+        return Problem("changed_sides")
+    odd = changed_claims(source, text)
+    return Problem("changed_denials", ", ".join(sorted(odd))) if odd else None
 
 
 def _plain(text: str) -> str:

@@ -17,14 +17,13 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
+from monai_u2.synthesis.clauses import denied_words, is_positive
 from monai_u2.synthesis.language import is_other_language
 from monai_u2.synthesis.report_lines import ReportLine, Statement, split_statements
 from monai_u2.synthesis.wording import (
     comparison,
     content_words,
-    denied_words,
     finding_words,
-    is_positive,
     numbers,
     sides,
 )
@@ -55,6 +54,7 @@ REASONS: dict[str, str] = {
     "judged_unsupported": "the judge finds a statement that its lines don't support",
     "changed_numbers": "other numbers than in the source",
     "changed_sides": "other sides than in the source",
+    "changed_denials": "states what the source denies or calls normal, or the reverse",
     "changed_citations": "other citations than in the source",
     "bad_options": "the options aren't different texts with one right among them",
 }

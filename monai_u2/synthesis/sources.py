@@ -28,7 +28,7 @@ _REPORT_KEYS = ("image", "case_key", "report", "report_question", "case", "patie
 _REPORT_KEYS += HEADER_KEYS
 
 
-def load_sources(records: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Sources:
+def load_sources(records: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> Sources:
     """Load the reports to start from, and the rows that an earlier stage wrote.
 
     Args:
@@ -41,10 +41,14 @@ def load_sources(records: str | os.PathLike[str] | Sequence[str | os.PathLike[st
         name in files of rejected rows, beside the record's keys.
 
     Raises:
-        InputError: when there is no report, one is there twice, a file mixes records and a stage's rows, two files are
-            of one stream, or rows belong to other reports than those given.
+        InputError: when no file is given or one is missing, there is no report, one is there twice, a file mixes
+            records and a stage's rows, two files are of one stream, or rows belong to other reports than those given.
     """
-    paths = [records] if isinstance(records, (str, os.PathLike)) else list(records)
+    paths = [records] if isinstance(records, (str, os.PathLike)) else list(records or [])
+    missing = [str(path) for path in paths if not Path(path).exists()]
+    if missing or not paths:
+        found = f"{missing[0]} does not exist" if missing else "there are none"
+        raise InputError(f"records: {found}; give the JSON Lines file with the reports, --records FILE.")
     sources: Sources = {}
     derived: dict[str, Row] = {}
     for path in paths:

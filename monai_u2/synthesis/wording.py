@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a sentence says, by its words alone: content words, numbers, sides, and what is denied.
+"""What a text says, by its words alone: content words, numbers, sides, comparisons.
 
 Rules for English and Chinese; in other languages only numbers and words are compared.
 """
@@ -24,14 +24,14 @@ def _word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_DENIALS = _word_set("no not without neither nor never absent absence negative excluded denies none")
 # words that carry nothing of what a report says
-_EMPTY = _DENIALS | _word_set(
+_EMPTY = _word_set(
     """
+    no not without neither nor never absent absence negative excluded denies none free lack ruled
     a about above after again all also although an and any are as at be because been before being below between
     both but by can cannot could did do does due during each else few for from further had has have having he
-    her here him his how however i if in into is it its just let like likely may me might more most must my no
-    nor not now of on one only or other our out over own same she should so some such than that the their them
+    her here him his how however i if in into is it its just let like likely may me might more most must my
+    now of on one only or other our out over own same she should so some such than that the their them
     then there these they this those through to too under until up us very was we were what when where whether
     which while who whom why will with within without would yes you your answer answers asked asking asks
     careful carefully case clearly conclude conclusion consider considered considering correct describe
@@ -51,7 +51,7 @@ ed es al ic ly s e y
 _SUFFIXES = tuple(_ENDINGS.split())
 _WORD = re.compile(r"[^\W\d_][^\W_]*(?:-[^\W_]+)*")
 _POSSESSIVE = re.compile(r"['’]s\b")
-_CJK = re.compile(r"[\u3400-\u9fff]+")
+CJK = re.compile(r"[\u3400-\u9fff]+")
 _LENGTH = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)((?:\s*[x×*]\s*\d+(?:\.\d+)?){0,2})\s*(mm|cm|毫米|厘米)(?!\w)")
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w]|\.\d)")
 _LEFT = re.compile(r"\bleft(?:-sided)?\b|左", re.IGNORECASE)
@@ -60,19 +60,6 @@ _BOTH = re.compile(
     r"\b(?:bilateral(?:ly)?|both (?:sides|lungs|kidneys|lobes|pleura\w*|hil\w+|adrenal\w*))\b|双侧|两侧|双肺",
     re.IGNORECASE,
 )
-
-_AFTER_A_VERB = _word_set("not absent negative excluded")
-_VERBS = _word_set("is are was were has have been be")
-# a denial ends at one of these: "no nodule in the lungs" denies the nodule, not the lungs
-_DENIAL_ENDS = _word_set("but however although except in at on within with is are was were the there which this")
-_CHINESE_DENIAL = re.compile(r"(?:未见|没有|未发现|未显示|无|不)([^，。；、,;]*)")
-_NORMAL = re.compile(
-    r"\b(?:normal(?:ly)?|unremarkable|clear|intact|patent|preserved|no|not|without|absent|absence|negative|none|nor|"
-    r"neither)\b|正常|清晰|通畅|未见|没有|未发现|无",
-    re.IGNORECASE,
-)
-_NEW_CLAUSE = re.compile(r";|；|,?\s*\b(?:but|however|except|although)\b|但", re.IGNORECASE)
-_TURN = re.compile(r"\b(?:without|with no)\b", re.IGNORECASE)
 
 _COMPARISONS = {
     "en": re.compile(
@@ -95,7 +82,7 @@ def finding_words(text: str) -> frozenset[str]:
 def content_words(text: str) -> frozenset[str]:
     """Return the stems of a text's content words; Chinese by pairs of characters."""
     words = {_stem(word) for word in _words(text) if word not in _EMPTY}
-    for run in _CJK.findall(text):
+    for run in CJK.findall(text):
         words |= {run[i : i + 2] for i in range(max(1, len(run) - 1))}
     return frozenset(words)
 
@@ -118,35 +105,6 @@ def sides(text: str) -> set[str]:
     return {name for name, pattern in (("left", _LEFT), ("right", _RIGHT)) if pattern.search(text)}
 
 
-def denied_words(text: str) -> set[str]:
-    """Return the stems of the content words that a text denies."""
-    denied: set[str] = set()
-    for clause in re.split(r"[.;:!?]", text):
-        words = [word.group().lower() for word in _WORD.finditer(clause)]
-        for place, word in enumerate(words):
-            if word not in _DENIALS:
-                continue
-            if word in _AFTER_A_VERB and place and words[place - 1] in _VERBS:
-                denied |= {_stem(other) for other in words[:place] if other not in _EMPTY}
-            for other in words[place + 1 :]:
-                if other in _DENIAL_ENDS:
-                    break
-                if other not in _EMPTY:
-                    denied.add(_stem(other))
-    for scope in _CHINESE_DENIAL.findall(text):
-        denied |= content_words(scope)
-    return denied
-
-
-def is_positive(text: str) -> bool:
-    """Whether a sentence of a report states a finding: some clause of it is neither denied nor normal."""
-    for clause in _NEW_CLAUSE.split(text):
-        stated = _TURN.split(clause)[0]
-        if content_words(stated.partition(":")[2] or stated) and not _NORMAL.search(stated):
-            return True
-    return False
-
-
 def comparison(text: str, language: str) -> str | None:
     """Return the first words that compare with an earlier examination, None where there are none."""
     pattern = _COMPARISONS.get(language)
@@ -159,8 +117,13 @@ def knows_comparisons(language: str) -> bool:
     return language in _COMPARISONS
 
 
+def stems(words: str) -> frozenset[str]:
+    """Return the stems of words between spaces."""
+    return frozenset(map(_stem, words.split()))
+
+
 def _words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(_POSSESSIVE.sub("", _CJK.sub(" ", text)))]
+    return [word.lower() for word in _WORD.findall(_POSSESSIVE.sub("", CJK.sub(" ", text)))]
 
 
 @lru_cache(maxsize=65536)
@@ -171,22 +134,22 @@ def _stem(word: str) -> str:
     return word
 
 
+ORGANS = stems(
+    """
+    abdomen abdominal adrenal airway airways aorta aortic arteries artery atrial bile bladder bone bones bony bowel
+    bronchi bronchial bronchus cardiac chest colon coronary costal diaphragm duct ducts esophagus esophageal
+    gallbladder gland glands heart hepatic hila hilar hilum kidney kidneys lingula liver lung lungs mediastinal
+    mediastinum neck node nodes pancreas pancreatic parenchyma pelvic pelvis pericardial pericardium peritoneal
+    peritoneum pleura pleural pulmonary renal rib ribs sacral skeletal spine spleen splenic sternum stomach thoracic
+    thorax thyroid trachea tracheal ureter ureters urinary uterus vascular vein veins ventricle vertebra vertebrae
+    vertebral vessel vessels
+    """
+)
 # organs, regions and directions; "no lesion in the bones" and "no bone lesion" are the same
-_PLACES = frozenset(
-    map(
-        _stem,
-        _word_set(
-            """
-            abdomen abdominal adrenal airway airways anterior aorta aortic apex apical arteries artery atrial basal
-            base bile bladder bone bones bony bowel bronchi bronchial bronchus cardiac chest colon coronary costal
-            diaphragm distal duct ducts esophagus gallbladder gland glands heart hepatic hilar hilum inferior kidney
-            kidneys lateral left lingula liver lobe lobes lower lumbar lung lungs main medial mediastinal
-            mediastinum middle neck node nodes pancreas pancreatic parenchyma pelvic pelvis pericardial pericardium
-            peritoneal peritoneum pleura pleural posterior proximal pulmonary region renal rib ribs right sacral
-            segment segmental segments side skeletal soft spine spleen splenic sternum stomach structure structures
-            superior thoracic thorax thyroid tissue tissues trachea tracheal upper ureter ureters urinary uterus
-            vascular vein veins ventricle vertebra vertebrae vertebral vessel vessels wall zone
-            """
-        ),
-    )
+_PLACES = ORGANS | stems(
+    """
+    anterior apex apical basal base distal inferior lateral left lobe lobes lower lumbar main medial middle posterior
+    proximal region right segment segmental segments side soft structure structures superior tissue tissues upper wall
+    zone
+    """
 )

@@ -96,3 +96,12 @@ def test_switches_are_checked(synthesize: Callable[..., None], records: Path, tm
     with pytest.raises(RuntimeError) as caught:
         synthesize(str(records), tmp_path, {"dry_run": "false"})
     assert "dry_run is 'false'; expected True or False" in str(caught.value.__cause__)
+
+
+def test_without_records_the_message_says_what_to_give(synthesize: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        synthesize(str(tmp_path / "train.jsonl"), tmp_path, {})
+    found = [caught.value]
+    while found[-1].__cause__:
+        found.append(found[-1].__cause__)
+    assert any("train.jsonl does not exist" in str(error) and "--records FILE" in str(error) for error in found)

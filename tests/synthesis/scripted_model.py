@@ -19,8 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 from monai_u2.data.fingerprint import fingerprint
+from monai_u2.synthesis.clauses import is_positive
 from monai_u2.synthesis.report_thinking import REGIONS
-from monai_u2.synthesis.wording import is_positive
 
 Plan = Callable[[str, str], str]  # from a stage and its material to what is done with it
 

@@ -122,5 +122,11 @@ def test_coverage() -> None:
     assert problem.reason == "uncovered_finding" and problem.detail.startswith("line 5")
 
 
+def test_a_finding_beside_a_denial_is_to_be_covered() -> None:
+    lines = split_report("The heart is normal in size, no effusion.\nA 5 mm nodule, no calcification.")
+    assert check_coverage("A nodule of 5 mm [2].", lines) is None
+    assert check_coverage("The heart is normal [1].", lines).reason == "uncovered_finding"
+
+
 def test_every_reason_is_explained() -> None:
     assert all(REASONS.values()) and all(reason.islower() for reason in REASONS)

@@ -72,3 +72,9 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         load_sources([reports, rows])
     with pytest.raises(InputError, match="the second file with questions"):
         load_sources([rows, rows])
+
+
+@pytest.mark.parametrize("records", [None, [], "nowhere.jsonl", ["nowhere.jsonl"]])
+def test_without_records_the_message_says_what_to_give(records: Any) -> None:
+    with pytest.raises(InputError, match="--records FILE"):
+        load_sources(records)

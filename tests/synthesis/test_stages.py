@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from monai_u2.synthesis import (
 )
 from monai_u2.synthesis.stage import Outcome, Row
 from monai_u2.synthesis.stages import STAGES
+from tests.synthesis.paraphrases import source_and_paraphrase
 
 REPORT = "There is a 20 mm nodule in the right upper lobe.\nNo pleural effusion.\nA stone is seen in the left kidney."
 ROW: Row = {"image": "a.nii.gz", "case_key": "c", "row": "c", "report": REPORT, "question": "Describe this CT."}
@@ -172,13 +174,32 @@ def test_rewritings() -> None:
         good.replace("2 cm", "3 cm"),
         good.replace("right", "upper"),
         good.replace("The left kidney holds a stone.", "No stone in the left kidney."),
+        good.replace("There is no pleural effusion.", "There is no pleural nodule.").replace("A nodule", "An effusion"),
+        good.replace("The left kidney holds a stone.", "Left kidney."),
         f"{good} It is unchanged.",
         "A fourth one",
     ]
-    outcome = told(RewriteStage(7), ROW, {"rewritings": texts})
+    outcome = told(RewriteStage(9), ROW, {"rewritings": texts})
     assert [row["report"] for row in outcome.kept] == [good] and outcome.kept[0]["source_report"] == REPORT
-    expected = ["duplicate", "duplicate", "changed_numbers", "changed_sides", "uncovered_finding", "comparison"]
-    assert reasons(outcome) == [*expected, "too_many"]
+    expected = ["duplicate", "duplicate", "changed_numbers", "changed_sides", "changed_denials", "changed_denials"]
+    assert reasons(outcome) == [*expected, "uncovered_finding", "comparison", "too_many"]
+
+
+def test_phantom_reports_in_other_words_are_kept_and_exchanged_findings_are_not() -> None:
+    stage, findings = RewriteStage(2), re.compile(r"\b(nodule|consolidation|aneurysm|stone|hydronephrosis|cyst)\b")
+    exchanged = 0
+    for number in range(25):
+        source, paraphrase = source_and_paraphrase(number)
+        found = findings.search(source) if "No pleural effusion." in source else None
+        texts = [paraphrase]
+        if found:
+            denied = source.replace("No pleural effusion.", "No @.")
+            texts.append(re.sub(found[0], "pleural effusion", denied, flags=re.IGNORECASE).replace("@", found[0]))
+            exchanged += 1
+        outcome = told(stage, {**ROW, "report": source}, {"rewritings": texts})
+        assert [row["report"] for row in outcome.kept] == [paraphrase], outcome.rejected
+        assert set(reasons(outcome)) <= {"changed_denials"}
+    assert exchanged > 5
 
 
 def test_multiple_choice() -> None:
@@ -226,6 +247,61 @@ def test_translation_into_another_language_and_back() -> None:
     assert reasons(told(rows, {**ANSWERED, "report": "r"}, texts)) == ["changed_numbers"]
     texts |= {"thinking": "Dort ist ein Herd von 20 mm [1]. Erguss [3].", "answer": "Ja, 20 mm [1]."}
     assert reasons(told(rows, {**ANSWERED, "report": "r"}, texts)) == ["changed_citations"]
+
+
+CHOICES = ["Left upper lobe", "20 mm below the hilum", "Right upper lobe", "Not in the lungs"]
+CHOSEN = {
+    **ROW,
+    "report": "A nodule.",
+    "question": "Where is it?\nA. Left upper lobe\nB. 20 mm below the hilum\nC. Right upper lobe\nD. Not in the lungs",
+    "options": CHOICES,
+    "answer": "C. Right upper lobe",
+}
+CHOSEN_ZH = {
+    "report": "结节。",
+    "question": "结节在哪里？",
+    "options": ["左肺上叶", "肺门下方 20 mm", "右肺上叶", "不在肺内"],
+}
+
+
+def test_translation_of_a_multiple_choice_question() -> None:
+    stage = TranslationStage("zh", stream="multiple_choice")
+    material = stage.material(CHOSEN)
+    assert "<question>\nWhere is it?\n</question>" in material and json.dumps(CHOICES) in material
+    assert "<answer>" not in material
+    made = told(stage, CHOSEN, CHOSEN_ZH).kept[0]
+    assert made["question"] == "结节在哪里？\nA. 左肺上叶\nB. 肺门下方 20 mm\nC. 右肺上叶\nD. 不在肺内"
+    assert (made["answer"], made["options"]) == ("C. 右肺上叶", CHOSEN_ZH["options"])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["左肺上叶", "肺门下方 20 mm", "右肺上叶"], "bad_options"),
+        (["左肺上叶", "肺门下方 20 mm", "右肺上叶", "不在肺内", "其他"], "bad_options"),
+        (["左肺上叶", "肺门下方 20 mm", "右肺上叶", "右肺上叶"], "bad_options"),
+        (["左肺上叶", "肺门下方 20 mm", "右肺上叶", " "], "bad_options"),
+        (["A. 左肺上叶", "B. 肺门下方 20 mm", "C. 右肺上叶", "D. 不在肺内"], "bad_options"),
+        (["左肺上叶", "右肺上叶", "肺门下方 20 mm", "不在肺内"], "changed_numbers"),
+        (["右肺上叶", "肺门下方 20 mm", "左肺上叶", "不在肺内"], "changed_sides"),
+        (["Left upper lobe", "20 mm below the hilum and not in it", *CHOICES[2:]], "other_language"),
+        (CHOICES, "other_language"),
+    ],
+)
+def test_translated_options_that_do_not_fit(options: list[str], reason: str) -> None:
+    outcome = told(TranslationStage("zh", stream="multiple_choice"), CHOSEN, {**CHOSEN_ZH, "options": options})
+    assert reasons(outcome) == [reason]
+    lacking = {key: text for key, text in CHOSEN_ZH.items() if key != "options"}
+    assert reasons(told(TranslationStage("zh"), CHOSEN, lacking)) == ["wrong_schema"]
+
+
+def test_options_of_numbers_stay_in_translation() -> None:
+    sizes = ["5 mm", "10 mm", "15 mm", "20 mm"]
+    question = "How large is it?\nA. 5 mm\nB. 10 mm\nC. 15 mm\nD. 20 mm"
+    row = {**ROW, "report": "A nodule.", "question": question, "options": sizes, "answer": "D. 20 mm"}
+    answer = {"report": "结节。", "question": "结节多大？", "options": sizes}
+    made = told(TranslationStage("zh", stream="multiple_choice"), row, answer).kept[0]
+    assert (made["answer"], made["options"]) == ("D. 20 mm", sizes)
 
 
 def test_a_judge_of_citations() -> None:
