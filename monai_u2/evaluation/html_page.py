@@ -209,7 +209,9 @@ def _scores(row: Mapping[str, str]) -> dict[str, Any]:
 
 def _content(evaluation: _Evaluation, parse_findings: Labeller | None, images: bool, num_cases: int) -> dict[str, Any]:
     summary, model = evaluation.summary, evaluation.predictions["model"]
-    runs = {run["name"]: run for run in summary["runs"]}
+    runs = {
+        run["name"]: {"metrics": {}, "difference": None, **run} for run in summary["runs"]
+    }  # references have neither
     metric, ranked = evaluation.ranked()
     cases = {case: _case(evaluation, case, parse_findings) for case in evaluation.rows}
     groups = _choose(ranked, num_cases)
@@ -220,7 +222,7 @@ def _content(evaluation: _Evaluation, parse_findings: Labeller | None, images: b
             )
     names = list(runs["model"]["metrics"])
     lead = next((name for name in _LEADING_METRICS if name in names), names[0] if names else None)
-    questions = Counter(str(model[case].get("question", "")) for case in evaluation.rows)
+    questions = Counter(str(model[case].get("question") or "") for case in evaluation.rows)
     return {
         "settings": summary["settings"],
         "flat_settings": _flat(summary["settings"]),
@@ -282,9 +284,11 @@ def _choose(ranked: Sequence[str], number: int) -> dict[str, list[str]]:
 def _case(evaluation: _Evaluation, case: str, parse_findings: Labeller | None) -> dict[str, Any]:
     """Scores and findings of a case; `there` and `named` are None where nothing reads findings."""
     row, line = evaluation.rows[case], evaluation.predictions["model"][case]
-    there, named = row.get("findings_there"), row.get("findings_named")
-    if (there is None or named is None) and parse_findings is not None:
-        there, named = (sorted(set(parse_findings(line[key]))) for key in ("reference", "report"))
+    there = named = None
+    if evaluation.kind(case) == "report":
+        there, named = row.get("findings_there"), row.get("findings_named")
+        if (there is None or named is None) and parse_findings is not None:
+            there, named = (sorted(set(parse_findings(line[key]))) for key in ("reference", "report"))
     content = {
         "scores": {name: value for name, value in row.items() if not name.startswith("findings_")},
         "words": len(line["report"].split()),

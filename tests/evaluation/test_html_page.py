@@ -137,7 +137,7 @@ def folder(tmp_path: Path) -> Path:
     runs = [{"name": "model", "metrics": metrics(0.7), "collapse": COLLAPSE, "difference": None}]
     for control, change in zip(CONTROLS, differences):
         runs.append({"name": control, "metrics": metrics(0.4), "collapse": COLLAPSE, "difference": change})
-    runs.append({"name": "references", "metrics": {}, "collapse": COLLAPSE, "difference": None})
+    runs.append({"name": "references", "collapse": COLLAPSE})
     f1 = {"value": 0.5, "low": 0.25, "high": 0.75}
     findings = {label: {"f1": f1, "positives": 4, "named": 3, "matched": 2} for label in FINDING_LABELS[:3]}
     findings["rare $x_1$ & <odd>"] = {"f1": f1, "positives": 1, "named": 1, "matched": 1}
