@@ -30,8 +30,8 @@ def body() -> np.ndarray:
     """RAS (40, 40, 40): a box of soft tissue in air, an air-filled box in its right upper part, bone on the left."""
     volume = np.full((40, 40, 40), -1000, dtype=np.int16)
     volume[4:36, 8:32] = 40
-    volume[8:16, 12:28, 24:36] = -850
-    volume[28:34, 18:22, 4:20] = 900
+    volume[24:32, 12:28, 24:36] = -850
+    volume[6:12, 14:26, 4:20] = 900
     return volume
 
 
@@ -71,7 +71,9 @@ def test_lung_planes_go_through_the_air_in_the_body(tmp_path: Path) -> None:
 
 
 def test_a_body_without_air_has_pictures_too(tmp_path: Path) -> None:
-    pictures = ct_pictures(write(tmp_path / "ct.nii", np.full((20, 20, 20), 40, np.int16)), size=40)
+    volume = np.full((20, 20, 20), 40, np.int16)
+    volume[0] = 60
+    pictures = ct_pictures(write(tmp_path / "ct.nii", volume), size=40)
     assert [len(planes) for planes in pictures.values()] == [3, 3]
 
 
