@@ -362,8 +362,8 @@ def _signed(value: float | None) -> str:
 
 def _p_value(value: float | None) -> str:
     if value is None:
-        return "p –"
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+        return "p\u00a0–"
+    return "p\u00a0<\u00a00.001" if value < 0.001 else f"p\u00a0=\u00a0{value:.3f}"
 
 
 def _percent(value: float | None) -> str:

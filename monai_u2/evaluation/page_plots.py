@@ -69,7 +69,7 @@ def draw_scores(scores: Mapping[str, Sequence[float]]) -> str:
             axes.hist(values, np.linspace(low, high, 21), color=_MODEL)
             mean = float(np.mean(values))
             axes.axvline(mean, color=_INK, linestyle="--", linewidth=1.2)
-            axes.set(title=f"{name}: mean {mean:.2f}", xlabel=f"score of {len(values)} cases", xlim=(low, high))
+            axes.set(title=f"{name}\nmean {mean:.2f} of {len(values)} cases", xlabel="score", xlim=(low, high))
             axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         figure.axes[0].set_ylabel("cases")
         return _svg(figure, "scores", "Histograms of the scores of the cases: " + ", ".join(scores))
@@ -92,15 +92,15 @@ def draw_findings(findings: Mapping[str, Mapping[str, Any]]) -> str:
             if f1["low"] is not None and f1["high"] is not None:
                 axes.plot([f1["low"], f1["high"]], [row, row], color=_MODEL, linewidth=2)
             axes.plot(f1["value"], row, "o", color=_MODEL, markersize=5.5)
-        columns = (("there", "positives", 1.06), ("named", "named", 1.16), ("matched", "matched", 1.27))
+        columns = (("there", "positives", 1.08), ("named", "named", 1.23), ("matched", "matched", 1.39))
         for title, key, x in columns:
             axes.text(x, -1, title, ha="center", va="center", fontweight="bold")
             for row, finding in zip(rows, findings.values()):
                 axes.text(x, row, str(finding[key]), ha="center", va="center")
         axes.set_yticks(rows, list(findings))
         axes.set_xticks(np.linspace(0, 1, 6))
-        axes.set(xlabel="F1", xlim=(-0.02, 1.32), ylim=(len(findings) - 0.5, -1.5))
-        axes.xaxis.set_label_coords(0.5 / 1.34, -0.4 / max(1.0, 0.26 * len(findings)))
+        axes.set(xlabel="F1", xlim=(-0.02, 1.47), ylim=(len(findings) - 0.5, -1.5))
+        axes.xaxis.set_label_coords(0.52 / 1.49, -0.4 / max(1.0, 0.26 * len(findings)))
         axes.grid(axis="y", visible=False)
         axes.spines["bottom"].set_bounds(0, 1)
         return _svg(

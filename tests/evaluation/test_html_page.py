@@ -75,7 +75,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         for element in self.open:
-            element["text"] += data
+            element["text"] += data.replace("\u00a0", " ")
 
     def find(self, tag: str, **attrs: str) -> list[dict[str, Any]]:
         return [
@@ -206,7 +206,7 @@ def test_ids_are_unique_and_links_lead_to_them(page: Page) -> None:
     ids = [element["attrs"]["id"] for element in page.elements if "id" in element["attrs"]]
     assert len(ids) == len(set(ids))
     for element in page.elements:
-        for name in ("href", "aria-labelledby"):
+        for name in ("href", "aria-labelledby", "aria-describedby"):
             target = element["attrs"].get(name, "#data:").removeprefix("#")
             assert target.startswith("data:") or target in ids
 
