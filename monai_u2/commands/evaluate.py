@@ -43,7 +43,7 @@ def evaluate(
     seed: int = 0,
     num_samples: int = 10000,
 ) -> Command:
-    """Score the reports of any system, with intervals: metrics.json, metrics.csv, predictions.jsonl.
+    """Score the reports of any system, with intervals: metrics.json, metrics.csv, predictions.jsonl, evaluation.html.
 
     Args:
         predictions: JSON Lines with id and report, or the output folder of an evaluation.
@@ -111,6 +111,7 @@ def _evaluate(predictions: str, references: str, output: str, **options: Any) ->
         most_frequent_reports,
         read_predictions,
         read_references,
+        write_html_page,
     )
     from monai_u2.evaluation.controls import MODEL
 
@@ -126,6 +127,7 @@ def _evaluate(predictions: str, references: str, output: str, **options: Any) ->
     evaluation = evaluate_reports(runs, expected, scorer, hashes)
     check_settings(folder, hashes, "results")  # not before, else what fails would claim the folder
     evaluation.write(folder)
+    write_html_page(folder, parse_findings=scorer.parser)
     cases = evaluation.metrics["cases"]
     sys.stdout.write(f"{evaluation.table()}\n\n{_told_cases(cases)}written to {folder}\n")
 

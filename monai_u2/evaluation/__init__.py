@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Evaluation of generated reports: a model beside its controls, reports of any system, two runs; files and page."""
+
 from __future__ import annotations
 
 from monai_u2._lazy import lazy_attributes
@@ -34,6 +36,7 @@ _NAMES: dict[str, str] = {
     "score_reports": "scoring",
     "shuffled_partners": "controls",
     "swapped_questions": "controls",
+    "write_html_page": "html_page",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

@@ -27,8 +27,10 @@ from monai_u2.data.records import load_records, question_kind
 from monai_u2.engines.run import attach_handlers
 from monai_u2.evaluation.controls import CONTROLS, MODEL, check_controls, most_frequent_reports, swapped_questions
 from monai_u2.evaluation.generation import ReportGenerator
+from monai_u2.evaluation.html_page import write_html_page
 from monai_u2.evaluation.results import Evaluation, evaluate_reports, write_json
 from monai_u2.evaluation.scoring import ReportScorer
+from monai_u2.exceptions import InputError
 from monai_u2.handlers.run_record import RunRecord
 from monai_u2.metrics.cases import is_missing
 from monai_u2.networks.checkpoints import file_sha256
@@ -37,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 
 class ReportEvaluator:
-    """Generates the reports of a model and of its controls, scores them, and writes what :meth:`Evaluation.write` does.
+    """Generates the reports of a model and of its controls, scores them, and writes what :meth:`Evaluation.write` does
+    and the page of :func:`write_html_page`.
 
     With several processes each one generates its share, without talking to the others; the one that is done last scores
     and writes. A run that was broken off goes on where it stopped. The metrics can be computed again with another judge
@@ -54,10 +57,11 @@ class ReportEvaluator:
         controls: some of :data:`CONTROLS`.
         train_records: records of which the most frequent report is taken; the evaluated ones without.
         preprocessing: values of the preprocessing, plain JSON types, to tell runs apart.
+        shown_cases: number of the best, of the middle and of the worst cases on the page.
         val_handlers: handlers of MONAI or ignite that get the metrics at the end of an epoch, such as `MLFlowHandler`.
 
     Raises:
-        InputError: for an unknown control, or when a file isn't there.
+        InputError: for an unknown control, `shown_cases` below 1, or when a file isn't there.
     """
 
     def __init__(
@@ -70,13 +74,17 @@ class ReportEvaluator:
         controls: Sequence[str] = CONTROLS,
         train_records: str | os.PathLike[str] | None = None,
         preprocessing: Mapping[str, Any] | None = None,
+        shown_cases: int = 2,
         val_handlers: Sequence[Any] = (),
     ) -> None:
+        if not isinstance(shown_cases, int) or isinstance(shown_cases, bool) or shown_cases < 1:
+            raise InputError(f"shown_cases is {shown_cases!r}; expected a whole number from 1 on.")
         self.generator = generator
         self.scorer = scorer
         self.records = Path(records)
         self.controls = check_controls(controls)
         self.train_records = train_records
+        self.shown_cases = shown_cases
         self.handlers = list(val_handlers)
         self.output_dir = generator.output_dir
         self.settings = {
@@ -109,6 +117,7 @@ class ReportEvaluator:
         settings = {**self.settings, "generation": {**self.generator.settings, **controls}}
         evaluation = evaluate_reports(predictions, references, self.scorer, settings)
         evaluation.write(self.output_dir)
+        write_html_page(self.output_dir, parse_findings=self.scorer.parser, num_cases=self.shown_cases)
         self._write_generation(generated, notes)
         logger.info("%d cases, %g %% intervals:\n%s", len(cases), 100 * self.scorer.confidence, evaluation.table())
         self._tell_handlers(evaluation)

@@ -27,6 +27,7 @@ from monai_u2.metrics.cases import MatchedCases, listed_ids
 from monai_u2.metrics.crg import crg_statistic
 from monai_u2.metrics.findings import f1_statistic, label_f1_statistics
 from monai_u2.metrics.green import green_scores
+from monai_u2.metrics.labels import Labeller
 from monai_u2.metrics.significance import CaseStatistic, mean_statistic
 from monai_u2.metrics.text import corpus_bleu_statistics, text_scores
 from monai_u2.metrics.vqa import choice_scores, parse_choice
@@ -148,6 +149,11 @@ class ReportScorer:
     def sampling(self) -> dict[str, int | float]:
         """Arguments of the functions of :mod:`monai_u2.metrics.significance`."""
         return {"num_samples": self.num_samples, "confidence": self.confidence, "seed": self.seed}
+
+    @property
+    def parser(self) -> Labeller | None:
+        """Reads the findings of a text; None where labels come from tables, or from nowhere."""
+        return self.labels.parser if isinstance(self.labels, TextLabels) else None
 
     @functools.cached_property
     def _bertscore(self) -> BertScore | None:

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,12 @@ class ExtractPlanes(Transform):
     def __init__(self, size: int = 512) -> None:
         self.size = size
 
-    def __call__(self, image: MetaTensor) -> tuple[torch.Tensor, float]:
+    def __call__(self, image: MetaTensor, places: Sequence[int] | None = None) -> tuple[torch.Tensor, float]:
         """Take planes of a CT (1, S, P, L) in HU.
+
+        Args:
+            image: the CT.
+            places: index of the axial, coronal, and sagittal plane along S, P, and L; None: the middle of the body.
 
         Returns:
             The planes (3, size, size), int16 in HU, ``OUTSIDE_PLANE`` where a canvas is empty, and the size of
@@ -163,11 +167,11 @@ class ExtractPlanes(Transform):
         """
         spacing = oriented_spacing(image)
         volume = image.as_tensor()[0]
-        middle = _body_middle(volume)
+        places = _body_middle(volume) if places is None else places
         pixel_mm = float(max(spacing * np.array(volume.shape)) / self.size)
         planes = torch.full((3, self.size, self.size), OUTSIDE_PLANE, dtype=torch.int16)
         for canvas, axis in zip(planes, range(3), strict=True):
-            plane = volume.select(axis, middle[axis])
+            plane = volume.select(axis, places[axis])
             mm = np.delete(spacing, axis)
             size = [max(1, round(n * edge / pixel_mm)) for n, edge in zip(plane.shape, mm, strict=True)]
             pixels = F.interpolate(plane[None, None], size=size, mode="bilinear", antialias=True)[0, 0]

@@ -37,12 +37,12 @@ __all__ = ["NOT_FOR_CLINICAL_USE", "SaveReport", "SaveReportd", "draw_overview"]
 NOT_FOR_CLINICAL_USE = "not for clinical use"
 _FILES = ("report.txt", "report.json", "overview.png")
 # name of a plane, and what stands at the left, right, upper, and lower edge of its picture
-_PLANES = (
+PLANES = (
     ("axial", "R", "L", "A", "P"),
     ("coronal", "R", "L", "S", "I"),
     ("sagittal", "A", "P", "S", "I"),
 )
-_SCALE_BAR_MM = 50.0
+SCALE_BAR_MM = 50.0
 
 
 class SaveReport(Transform):
@@ -256,7 +256,7 @@ def draw_overview(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    pictures = [_trim(plane) for plane in np.asarray(planes)]
+    pictures = [trim_plane(plane) for plane in np.asarray(planes)]
     heights = [picture.shape[0] for picture in pictures]
     widths = [picture.shape[1] for picture in pictures]
     figure = Figure(figsize=(12.0, 12.0 * max(heights) / sum(widths) + 1.3), facecolor="black", layout="constrained")
@@ -269,7 +269,7 @@ def draw_overview(
         fontsize=10,
     )
     for axes, picture, (name, left, right, upper, lower) in zip(
-        figure.subplots(1, 3, width_ratios=widths), pictures, _PLANES, strict=True
+        figure.subplots(1, 3, width_ratios=widths), pictures, PLANES, strict=True
     ):
         axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], aspect="equal", interpolation="bilinear")
         axes.set_title(name, color="white", fontsize=12, pad=20)
@@ -291,13 +291,14 @@ def draw_overview(
                 fontsize=13,
                 fontweight="bold",
             )
-    bar = _SCALE_BAR_MM / pixel_mm
+    bar = SCALE_BAR_MM / pixel_mm
     first = figure.axes[0]
     first.plot([4, 4 + bar], [heights[0] - 6] * 2, color="white", linewidth=2)
-    first.text(4, heights[0] - 10, f"{_SCALE_BAR_MM:g} mm", color="white", fontsize=9, va="bottom")
+    first.text(4, heights[0] - 10, f"{SCALE_BAR_MM:g} mm", color="white", fontsize=9, va="bottom")
     figure.savefig(file, dpi=110, facecolor="black")
 
 
-def _trim(plane: np.ndarray) -> np.ndarray:
+def trim_plane(plane: np.ndarray) -> np.ndarray:
+    """Cut off the empty part of a canvas of :py:class:`monai_u2.transforms.ExtractPlanes`."""
     inside = plane != OUTSIDE_PLANE
     return plane[: inside.any(axis=1).sum(), : inside.any(axis=0).sum()]

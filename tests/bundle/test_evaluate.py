@@ -31,7 +31,7 @@ from monai_u2.networks import file_sha256
 
 NUM_CASES = 6
 FILES = ("predictions.jsonl", "predictions_zeroed_images.jsonl", "predictions_shuffled_images.jsonl")
-FILES += ("predictions_most_frequent_report.jsonl", "metrics.json", "metrics.csv")
+FILES += ("predictions_most_frequent_report.jsonl", "metrics.json", "metrics.csv", "evaluation.html")
 
 
 @pytest.fixture(scope="module")

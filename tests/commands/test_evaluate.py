@@ -60,6 +60,7 @@ def test_evaluate_and_compare(
     assert "| micro_f1 | 0." in shown and "empty reports: 1\n" in shown and "without bertscore" in shown
     metrics = json.loads((tmp_path / "good" / "metrics.json").read_text())
     assert metrics["cases"]["empty_reports"] == ["6"]
+    assert "matched" in (tmp_path / "good" / "evaluation.html").read_text()
     assert [run["name"] for run in metrics["runs"]] == ["model", "most_frequent_report", "references"]
     arguments = ["evaluate", files["good"], files["references"], "--output", tmp_path / "template", *OPTIONS]
     assert main(monkeypatch, *arguments) == cli.USER_ERROR
