@@ -10,8 +10,8 @@
 # limitations under the License.
 
 
-"""The command line: ``monai-u2 report``, ``train``, ``evaluate``, ``compare``, ``data``, ``phantom``, ``convert`` and
-``version``.
+"""The command line: ``monai-u2 report``, ``train``, ``evaluate``, ``compare``, ``ablate``, ``data``, ``phantom``,
+``convert`` and ``version``.
 
 Arguments are checked before anything heavy is imported; the work itself is the bundle's.
 """
@@ -120,6 +120,7 @@ def main() -> None:
     import fire
     from fire.decorators import SetParseFns
 
+    from monai_u2.commands.ablate import ablate_command
     from monai_u2.commands.data import data_commands
     from monai_u2.commands.evaluate import evaluation_commands
 
@@ -129,6 +130,7 @@ def main() -> None:
         "report": SetParseFns(input=str, output=str, **texts)(report),
         "train": SetParseFns(config=str)(train),
         **evaluation_commands(),
+        "ablate": ablate_command(),
         "data": data_commands(),
         "phantom": SetParseFns(root=str, difficulty=str)(phantom),
         "convert": SetParseFns(source=str, destination=str)(convert),
