@@ -10,8 +10,8 @@
 # limitations under the License.
 
 
-"""The command line: ``monai-u2 report``, ``train``, ``evaluate``, ``compare``, ``data``, ``phantom``, ``convert`` and
-``version``.
+"""The command line: ``monai-u2 report``, ``train``, ``evaluate``, ``compare``, ``ablate``, ``data``, ``phantom``,
+``convert`` and ``version``.
 
 Arguments are checked before anything heavy is imported; the work itself is the bundle's.
 """
@@ -30,17 +30,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from monai_u2.commands.command import Command, check_whole_number, check_writable
+from monai_u2.commands.command import Command, check_whole_number, check_writable, find_bundle
 from monai_u2.exceptions import InputError, find_input_error
 
 __all__ = ["main"]
 
-DEFAULT_BUNDLE = Path("bundles") / "u2llm"
-_WAYS_OUT = {
-    "configs/inference.json": "Give the bundle's root folder with --bundle DIR.",
-    "configs/sft.json": "Give the training config with --config FILE.",
-    "models/model.pt": "Train it (see the bundle's README), or give a bundle with a model with --bundle DIR.",
-}
 USER_ERROR = 2
 
 
@@ -126,6 +120,7 @@ def main() -> None:
     import fire
     from fire.decorators import SetParseFns
 
+    from monai_u2.commands.ablate import ablate_command
     from monai_u2.commands.data import data_commands
     from monai_u2.commands.evaluate import evaluation_commands
 
@@ -135,6 +130,7 @@ def main() -> None:
         "report": SetParseFns(input=str, output=str, **texts)(report),
         "train": SetParseFns(config=str)(train),
         **evaluation_commands(),
+        "ablate": ablate_command(),
         "data": data_commands(),
         "phantom": SetParseFns(root=str, difficulty=str)(phantom),
         "convert": SetParseFns(source=str, destination=str)(convert),
@@ -173,7 +169,7 @@ def _report(
     check_writable(folder)
     if question is not None and not question.strip():
         raise InputError("--question is empty; expected a question. Leave it out to get the whole report.")
-    root = _find_bundle(bundle, "configs/inference.json", "models/model.pt")
+    root = find_bundle(bundle, "configs/inference.json", "models/model.pt")
     written = folder / "report.json"
     before = _stamp(written)
     overrides = {"question": question, "series_uid": series, "device": device}
@@ -191,7 +187,7 @@ def _train(config: str | None, overrides: dict[str, Any]) -> None:
     if "config_file" in overrides:
         raise InputError("--config_file is what monai.bundle calls it; expected --config FILE.")
     if config is None:
-        file = _find_bundle(None, "configs/sft.json") / "configs" / "sft.json"
+        file = find_bundle(None, "configs/sft.json") / "configs" / "sft.json"
     else:
         file = Path(config).expanduser().resolve()
     if not file.is_file():
@@ -202,25 +198,6 @@ def _train(config: str | None, overrides: dict[str, Any]) -> None:
     from monai.bundle import run
 
     run(run_id="training", config_file=str(file), **overrides)
-
-
-def _find_bundle(bundle: str | None, *needed: str) -> Path:
-    """Return the root of the bundle asked for, or of the default one; it has the needed files."""
-    if bundle is not None:
-        candidates = [Path(bundle).expanduser()]
-    else:
-        candidates = [Path.cwd() / DEFAULT_BUNDLE, Path(__file__).resolve().parents[1] / DEFAULT_BUNDLE]
-    root = next((path.resolve() for path in candidates if path.is_dir()), None)
-    if root is None:
-        searched = " or ".join(str(path) for path in candidates)
-        raise InputError(
-            f"no bundle at {searched}; expected a bundle's folder. The repository of monai_u2 has one, bundles/u2llm: "
-            "work in a clone of it, or pass the place of one (report: --bundle DIR, train: --config FILE)."
-        )
-    for name in needed:
-        if not (root / name).is_file():
-            raise InputError(f"{root}: no {name} in it; expected a bundle with configs and model. {_WAYS_OUT[name]}")
-    return root
 
 
 def _run_inference(root: Path, verbose: bool, overrides: dict[str, str]) -> None:

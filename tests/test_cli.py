@@ -368,7 +368,7 @@ def test_default_bundle_is_that_of_the_working_directory(
     (tmp_path / "bundles").mkdir()
     bundle.rename(tmp_path / "bundles" / "u2llm")
     monkeypatch.chdir(tmp_path)
-    assert cli._find_bundle(None, "configs/inference.json", "models/model.pt") == tmp_path / "bundles" / "u2llm"
+    assert cli.find_bundle(None, "configs/inference.json", "models/model.pt") == tmp_path / "bundles" / "u2llm"
 
 
 @pytest.fixture

@@ -90,6 +90,10 @@ def made_small(command: str) -> str | None:
         return None  # these tests themselves
     if command.startswith("monai-u2 phantom"):
         return re.sub(r"--(train|test) \d+", r"--\1 6", command)
+    if command.startswith("monai-u2 ablate"):
+        command = re.sub(r" --(?:(?:reference|seeds|max_epochs|val_interval) \S+|ablations)", "", command)
+        command += f" configs/ablations/dts.json --seeds 1 --max_epochs 1 {SMALL_TRAINING}{SHORT_REPORTS}"
+        return command + " --phantom#num_test 2 --inferer#max_new_tokens 8"
     if command.startswith(("head ", "tail ")):
         return re.sub(r"-n (\+?)\d+", lambda match: f"-n {'+2' if match[1] else '1'}", command)
     if command.startswith("sed -n "):

@@ -17,6 +17,7 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
+    "Ablation": "ablation",
     "CONTROLS": "controls",
     "Evaluation": "results",
     "FindingLabels": "labels",
@@ -26,6 +27,8 @@ _NAMES: dict[str, str] = {
     "ReportScores": "scoring",
     "TableLabels": "labels",
     "TextLabels": "labels",
+    "check_ablation": "ablation",
+    "compare_configs": "ablation_table",
     "compare_reports": "comparison",
     "evaluate_reports": "results",
     "evaluation_cases": "cases",
@@ -33,6 +36,7 @@ _NAMES: dict[str, str] = {
     "most_frequent_reports": "controls",
     "read_predictions": "files",
     "read_references": "files",
+    "run_ablation": "ablation",
     "score_reports": "scoring",
     "shuffled_partners": "controls",
     "swapped_questions": "controls",
