@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from monai.engines import PrepareBatch
+from monai.utils import convert_to_tensor
 
 NETWORK_KEYS = ("input_ids", "attention_mask", "question_ids", "question_mask", "slab_mask", "image_index")
 TARGET_KEYS = ("labels", "findings", "patch_findings", "slab_mask", "image_index")
@@ -51,8 +52,9 @@ class PrepareReportBatch(PrepareBatch):
             Image `(B, T, D, H, W)`; targets (`labels`, `findings`, `patch_findings`, `slab_mask`, `image_index`, where
             the batch has them); no positional arguments; the network's keyword arguments.
         """
+        # plain tensors: each operation of the network would look after a MetaTensor's geometry
         moved = {
-            key: value.to(device=device, non_blocking=non_blocking, **kwargs)
+            key: convert_to_tensor(value, track_meta=False).to(device=device, non_blocking=non_blocking, **kwargs)
             for key, value in batchdata.items()
             if isinstance(value, torch.Tensor)
         }
