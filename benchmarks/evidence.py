@@ -23,6 +23,7 @@ Planted errors: left and right are exchanged in a sentence, whose evidence is th
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import tempfile
@@ -60,11 +61,12 @@ from monai_u2.exceptions import InputError
 
 METHODS: dict[str, Callable[[], EvidenceMethod]] = {
     "attention": AttentionEvidence,
-    "gradient": GradientEvidence,
+    "gradient": functools.partial(GradientEvidence, steps=1),
+    "integrated gradient": GradientEvidence,
     "occlusion": OcclusionEvidence,
 }
-DEFAULT = "gradient"
-SHUFFLED = "gradient, another patient's image"
+DEFAULT = "integrated gradient"
+SHUFFLED = f"{DEFAULT}, another patient's image"
 CHANCE = "chance"
 BOX = 2  # tokens along each edge of what the deletion test masks
 _SIDES = {"left": "right", "right": "left"}
@@ -213,7 +215,7 @@ def measure_case(
 ) -> dict[str, Any]:
     """All figures of one case: lists of what was seen of its sentences."""
     seen: dict[str, Any] = {"pointing": [], "deletion": [], "flags": [], "exchanged": [], "seconds": {}}
-    found, flat = {}, {}
+    found = {}
     for name, finder in finders.items():
         start = time.monotonic()
         found[name] = find(finder, reading)
@@ -235,8 +237,10 @@ def measure_case(
         for name, sentences in flat.items():
             peak = peak_of(sentences[i])
             by_method[name] = None if peak is None else pointing(peak, lesion, evidence.grid)
-        about = {"label": label, "section": entry["section"], "confidence": (entry["place"] or {}).get("confidence")}
-        seen["pointing"].append({**about, "methods": by_method, "gain": entry["image_gain_nats"]})
+        about = {"label": label, "section": entry["section"], "gain": entry["image_gain_nats"]}
+        place = entry["place"] or {}
+        about |= {name: place.get(name) for name in ("confidence", "concentration", "spread")}
+        seen["pointing"].append({**about, "methods": by_method})
         seen["flags"].append({"true": True, "named": True, "flags": entry["flags"]})
         if entry["section"] != "findings" or entry["place"] is None:
             continue

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ from monai_u2.networks.u2llm import U2LLM
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# a sentence that the image makes less likelier than that (nats) rests on the text before it, or on nothing
-SMALLEST_GAIN = 0.1
+# a sentence that the image doesn't make likelier by that (nats) would stand there without it, too
+SMALLEST_GAIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -107,29 +108,31 @@ class EvidenceFinder:
         spans = sentence_tokens(token_offsets(answer.tolist(), self.tokenizer), sentences)
         grid = TokenGrid.of(image, self.network.model.vision_tower.grid)
         body = body_mask(image, grid)
-        weights = self.method(self.network, case, spans).cpu()
-        weights = weights * _in_body(body, grid).to(weights)
         gains = image_gains(self.network, case, spans)
+        rests = torch.tensor([gain >= SMALLEST_GAIN for gain in gains], dtype=torch.bool)
+        weights = torch.zeros(len(sentences), grid.slabs, math.prod(grid.tokens))
+        if rests.any():
+            found = self.method(self.network, case, [span for span, rest in zip(spans, rests) if rest])
+            weights[rests] = found.cpu() * _in_body(body, grid)
         affine = np.asarray(image.meta["original_affine"], dtype=np.float64)
         shape = [int(size) for size in image.meta["spatial_shape"]]
         verify = EvidenceVerifier(image, body, grid)
         cited = []
-        for sentence, fine, gain in zip(sentences, fine_maps(weights, grid).numpy() * body, gains):
-            entry = {**asdict(sentence), "image_gain_nats": round(gain, 3), "rests_on_image": gain >= SMALLEST_GAIN}
+        for sentence, fine, gain, rest in zip(sentences, fine_maps(weights, grid).numpy() * body, gains, rests):
+            entry = {**asdict(sentence), "image_gain_nats": round(gain, 3), "rests_on_image": bool(rest)}
             entry |= {"place": None, "flags": []}
             if fine.any():
                 place = locate(fine, body, grid, affine, shape)
                 entry |= {"place": asdict(place), "flags": verify(sentence.text, fine, place.spread)}
             cited.append(entry)
-        whole = weights / weights.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
-        rests = torch.tensor([entry["rests_on_image"] for entry in cited])
-        whole = (whole * rests[:, None, None]).amax(dim=0) if len(cited) else weights.new_zeros(weights.shape[1:])
+        shares = weights / weights.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
+        whole = shares.amax(dim=0) if len(shares) else weights.new_zeros(weights.shape[1:])
         voxels = voxel_map(whole, image, grid, self.preprocessing, self.image_key)
         return ReportEvidence(cited, voxels.numpy().astype(np.float32), affine, weights, grid)
 
 
 def _in_body(body: np.ndarray, grid: TokenGrid) -> torch.Tensor:
-    """Which tokens `(T, N)` hold a part of the body."""
+    """1 for the tokens `(T, N)` that hold a part of the body, 0 for the others."""
     fine = torch.from_numpy(body).float()[None, None]
-    tokens = torch.nn.functional.adaptive_max_pool3d(fine, grid.shape)[0, 0] > 0
+    tokens = torch.nn.functional.adaptive_max_pool3d(fine, grid.shape)[0, 0]
     return tokens.unflatten(0, (grid.slabs, -1)).flatten(1)

@@ -104,21 +104,37 @@ class GradientEvidence(EvidenceMethod):
     """Gradient × activation: the gradient of a sentence's log-likelihood with respect to the visual tokens, times what
     the tokens hold beyond their mean, where that is positive.
 
-    To first order it is by how much the sentence would become less likely if a token were the mean one (Shrikumar et
-    al., "Not Just a Black Box", https://arxiv.org/abs/1605.01713; Simonyan et al., https://arxiv.org/abs/1312.6034).
-    One forward pass from the visual tokens on, one backward pass a sentence; the vision tower has none.
+    The gradient is the mean of those on the straight way from mean tokens to the image's own (integrated gradients,
+    Sundararajan et al., https://arxiv.org/abs/1703.01365): before positive parts are taken, the weights of a sentence
+    add up to what the image gains it. With one step it is the gradient at the image alone, which vanishes for what the
+    model is sure of. One forward pass from the visual tokens on for each step, one backward pass a step and sentence;
+    the vision tower has no backward pass.
+
+    Args:
+        steps: steps of the way.
     """
 
-    @torch.enable_grad()
+    def __init__(self, steps: int = 5) -> None:
+        self.shares = [(step + 1) / steps for step in range(steps)]
+
     def __call__(self, model: U2LLM, case: AnsweredCase, spans: Sequence[Sequence[int]]) -> torch.Tensor:
-        patches = patch_tokens(model, case).requires_grad_()
-        log_probs = answer_log_probs(model, case, patches[None])[0]
-        beyond = (patches - mean_tokens(patches)).detach()
-        weights = []
-        for span in spans:
-            (gradient,) = torch.autograd.grad(log_probs[list(span)].sum(), patches, retain_graph=True)
-            weights.append((gradient * beyond).sum(dim=2).clamp(min=0).detach())
-        return torch.stack(weights).float()
+        return self.contributions(model, case, spans).clamp(min=0)
+
+    def contributions(self, model: U2LLM, case: AnsweredCase, spans: Sequence[Sequence[int]]) -> torch.Tensor:
+        """What each token adds to a sentence's log-likelihood (nats), or takes from it: `(S, T, N)`."""
+        patches = patch_tokens(model, case)
+        mean = mean_tokens(patches)
+        weights = torch.zeros(len(spans), *patches.shape[:2], device=patches.device)
+        for share in self.shares:
+            tokens = (mean + share * (patches - mean)).requires_grad_()
+            with torch.enable_grad():
+                log_probs = answer_log_probs(model, case, tokens[None])[0]
+            for weight, span in zip(weights, spans):
+                with torch.enable_grad():
+                    likelihood = log_probs[list(span)].sum()
+                (gradient,) = torch.autograd.grad(likelihood, tokens, retain_graph=True)
+                weight += ((gradient * (patches - mean)).sum(dim=2) / len(self.shares)).float()
+        return weights
 
 
 class OcclusionEvidence(EvidenceMethod):

@@ -52,7 +52,7 @@ def test_log_probs_are_those_of_the_model(tiny_u2llm: U2LLM, case: AnsweredCase)
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("method", [GradientEvidence(), OcclusionEvidence()])
+@pytest.mark.parametrize("method", [GradientEvidence(), GradientEvidence(steps=1), OcclusionEvidence()])
 def test_each_sentence_has_a_weight_for_each_token(
     tiny_u2llm: U2LLM, case: AnsweredCase, method: EvidenceMethod
 ) -> None:
@@ -67,7 +67,7 @@ def test_each_sentence_has_a_weight_for_each_token(
 def test_gradient_tells_what_a_small_step_towards_the_mean_changes(tiny_u2llm: U2LLM, case: AnsweredCase) -> None:
     model = tiny_u2llm.double()
     patches = patch_tokens(model, case)
-    weights = GradientEvidence()(model, case, SPANS)[1]
+    weights = GradientEvidence(steps=1)(model, case, SPANS)[1]
     step = 1e-4
     for slab, token in ((0, 3), (0, 20), (1, 7), (1, 31)):
         moved = patches.clone()
@@ -76,6 +76,11 @@ def test_gradient_tells_what_a_small_step_towards_the_mean_changes(tiny_u2llm: U
             whole, changed = answer_log_probs(model, case, torch.stack([patches, moved]))[:, SPANS[1]].sum(dim=1)
         # the sum of float32 log-probabilities is known to about 1e-6
         assert float(weights[slab, token]) == pytest.approx(max(float(whole - changed) / step, 0), abs=2e-2)
+
+
+def test_steps_from_the_mean_add_up_to_the_gain(tiny_u2llm: U2LLM, case: AnsweredCase) -> None:
+    added = GradientEvidence(steps=100).contributions(tiny_u2llm, case, SPANS)
+    assert added.sum(dim=(1, 2)).tolist() == pytest.approx(image_gains(tiny_u2llm, case, SPANS), abs=5e-3)
 
 
 def test_occlusion_is_the_drop_of_the_log_likelihood(tiny_u2llm: U2LLM, case: AnsweredCase) -> None:
