@@ -288,8 +288,9 @@ def tables(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in ("evidence", "elsewhere"):
         result[f"deletion: {name}"] = rate([[float(row[name]) for row in case["deletion"]] for case in cases])
     for name in ("before", "after"):
-        flagged = [["other side" in row[name] for row in case["exchanged"]] for case in cases]
-        result[f"other side: {name}"] = rate(flagged)
+        flags = [[row[name] for row in case["exchanged"]] for case in cases]
+        result[f"sides exchanged, {name}: other side"] = rate([["other side" in row for row in case] for case in flags])
+        result[f"sides exchanged, {name}: any flag"] = rate([[bool(row) for row in case] for case in flags])
     result["flagged: true"] = rate([[bool(row["flags"]) for row in case["flags"] if row["true"]] for case in cases])
     wrong = [[bool(row["flags"]) for row in case["flags"] if row["named"] and not row["true"]] for case in cases]
     result["flagged: finding that isn't there"] = rate(wrong)

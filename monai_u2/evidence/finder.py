@@ -120,7 +120,7 @@ class EvidenceFinder:
         cited = []
         for sentence, fine, gain, rest in zip(sentences, fine_maps(weights, grid).numpy() * body, gains, rests):
             entry = {**asdict(sentence), "image_gain_nats": round(gain, 3), "rests_on_image": bool(rest)}
-            entry |= {"place": None, "flags": []}
+            entry |= {"place": None, "flags": ["against the image"] if gain <= -SMALLEST_GAIN else []}
             if fine.any():
                 place = locate(fine, body, grid, affine, shape)
                 entry |= {"place": asdict(place), "flags": verify(sentence.text, fine, place.spread)}

@@ -88,13 +88,8 @@ def test_what_is_asked_for_is_checked() -> None:
 
 
 def test_the_shipped_model_on_two_cases(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evidence(
-        str(bundle),
-        output=str(tmp_path / "table.json"),
-        num_cases=2,
-        first_case=200_003,
-        methods=[DEFAULT, "attention"],
-    )
+    output = tmp_path / "table.json"
+    evidence(str(bundle), output=str(output), num_cases=2, first_case=200_003, methods=[DEFAULT, "attention"])
     content = json.loads(output.read_text())
     assert [case["case"] for case in content["cases"]] == [200_003, 200_004]
     table = content["table"]["pointing"]
