@@ -27,6 +27,9 @@ ndimage, _ = optional_import("scipy.ndimage")
 
 # what belongs to the place of a peak: connected with it, and at least this share of its height
 REGION_SHARE = 0.5
+# log-odds of a hit, `a + b ln(concentration)`: fitted on 123 true sentences of the shipped model about 40 phantoms,
+# validation cases 100000 to 100039
+CONFIDENCE = (4.757, 3.328)
 _TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -44,6 +47,7 @@ class Place:
         slices: lowest and highest index along the CT's most axial axis, and which axis that is.
         concentration: share of the map's evidence within one token of the peak, 0 to 1.
         spread: entropy of the map over that of an even one on the body, 0 to 1.
+        confidence: how likely the peak lies within a token of what the sentence names, where that is there, 0 to 1.
     """
 
     peak_lps_mm: list[float]
@@ -55,6 +59,7 @@ class Place:
     slices: dict[str, int]
     concentration: float
     spread: float
+    confidence: float
 
 
 def peak_region(fine: np.ndarray) -> np.ndarray:
@@ -88,6 +93,7 @@ def locate(fine: np.ndarray, body: np.ndarray, grid: TokenGrid, affine: np.ndarr
     peak_mm, center_mm = _apply(grid.fine_affine, peak), _apply(grid.fine_affine, center)
     axis = int(np.abs(affine[2, :3] / np.linalg.norm(affine[:3, :3], axis=0)).argmax())
     corners_lps = corners_mm * _TO_LPS
+    concentration = float(fine[_around(peak, grid, fine.shape)].sum() / fine.sum())
     return Place(
         peak_lps_mm=_rounded(peak_mm * _TO_LPS),
         center_lps_mm=_rounded(center_mm * _TO_LPS),
@@ -96,8 +102,9 @@ def locate(fine: np.ndarray, body: np.ndarray, grid: TokenGrid, affine: np.ndarr
         center_voxel=_voxel(_apply(to_voxel, center_mm), last),
         box_voxel=[low.tolist(), high.tolist()],
         slices={"axis": axis, "first": int(low[axis]), "last": int(high[axis])},
-        concentration=float(fine[_around(peak, grid, fine.shape)].sum() / fine.sum()),
+        concentration=concentration,
         spread=_entropy(fine) / float(np.log(max(int(body.sum()), 2))),
+        confidence=float(1 / (1 + np.exp(-CONFIDENCE[0] - CONFIDENCE[1] * np.log(concentration)))),
     )
 
 
