@@ -29,10 +29,13 @@ class PrepareReportBatch(PrepareBatch):
 
     Args:
         network_keys: keys of the network's other arguments.
+        track_meta: keep the image's geometry and the trace of its transforms, for what is done after the network. By
+            default tensors are plain: each operation of the network would look after them.
     """
 
-    def __init__(self, network_keys: Sequence[str] = NETWORK_KEYS) -> None:
+    def __init__(self, network_keys: Sequence[str] = NETWORK_KEYS, track_meta: bool = False) -> None:
         self.network_keys = tuple(network_keys)
+        self.track_meta = track_meta
 
     def __call__(
         self,
@@ -52,9 +55,10 @@ class PrepareReportBatch(PrepareBatch):
             Image `(B, T, D, H, W)`; targets (`labels`, `findings`, `patch_findings`, `slab_mask`, `image_index`, where
             the batch has them); no positional arguments; the network's keyword arguments.
         """
-        # plain tensors: each operation of the network would look after a MetaTensor's geometry
         moved = {
-            key: convert_to_tensor(value, track_meta=False).to(device=device, non_blocking=non_blocking, **kwargs)
+            key: (value if self.track_meta else convert_to_tensor(value, track_meta=False)).to(
+                device=device, non_blocking=non_blocking, **kwargs
+            )
             for key, value in batchdata.items()
             if isinstance(value, torch.Tensor)
         }

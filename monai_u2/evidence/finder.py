@@ -99,6 +99,7 @@ class EvidenceFinder:
         Raises:
             InputError: when the preprocessing can't be inverted, or the image has lost its geometry.
         """
+        grid = TokenGrid.of(image, self.network.model.vision_tower.grid)
         device = self.network.device
         answer = torch.as_tensor(answer_ids, device=device).long()
         question = None if question_ids is None else question_ids.to(device)
@@ -106,7 +107,6 @@ class EvidenceFinder:
         text = self.tokenizer.decode(answer.tolist(), skip_special_tokens=True).strip()
         sentences = report_sentences(text)
         spans = sentence_tokens(token_offsets(answer.tolist(), self.tokenizer), sentences)
-        grid = TokenGrid.of(image, self.network.model.vision_tower.grid)
         body = body_mask(image, grid)
         gains = image_gains(self.network, case, spans)
         rests = torch.tensor([gain >= SMALLEST_GAIN for gain in gains], dtype=torch.bool)

@@ -30,6 +30,7 @@ from monai_u2.data.phantom import draw_case, render_case
 from monai_u2.engines import PrepareReportBatch
 from monai_u2.evidence import EVIDENCE_FILES, LEVELS, EvidenceFinder, ReportEvidence, write_evidence
 from monai_u2.evidence.finder import SMALLEST_GAIN
+from monai_u2.exceptions import InputError
 from monai_u2.transforms import FindEvidenced
 
 AXES = ("RAS", "PIL")
@@ -101,6 +102,12 @@ def test_the_way_through_a_batch_is_the_direct_one(found: dict[str, Any]) -> Non
     np.testing.assert_allclose(found["direct"].voxels, found[AXES[1]].voxels, atol=1e-5)
     peaks = [[(e["place"] or {}).get("peak_voxel") for e in found[way].sentences] for way in ("direct", AXES[1])]
     assert peaks[0] == peaks[1]
+
+
+def test_an_image_without_geometry_is_refused(parser: ConfigParser) -> None:
+    parts = [parser.get_parsed_content(name) for name in ("network", "text_tokenizer", "preprocessing")]
+    with pytest.raises(InputError, match="the image is a Tensor without geometry"):
+        EvidenceFinder(*parts)(torch.rand(1, 16, 64, 96), torch.tensor([1]), [1])
 
 
 @pytest.mark.parametrize("axes", AXES)

@@ -30,14 +30,16 @@ from monai_u2.exceptions import InputError
 BODY, BALL, BALL_MM = (110.0, 90.0, 140.0), (40.0, -30.0, 50.0), 26.0
 
 
-def write_ball(path: Path, spacing: tuple[float, float, float], order: tuple[int, ...], flips: tuple[int, ...]) -> None:
-    """A volume with a ball in it, its axes stored in any order and direction."""
-    edges = (264.0, 224.0, 320.0)
+def write_ball(
+    path: Path, spacing: tuple[float, float, float], order: tuple[int, ...], flips: tuple[int, ...], size: float = 1.0
+) -> None:
+    """A volume with a ball in it, its axes stored in any order and direction; a size above 1 is a larger patient."""
+    edges = np.array([264.0, 224.0, 320.0]) * size
     shape = [round(edge / mm) for edge, mm in zip(edges, spacing)]
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -np.array(edges) / 2 + np.array(spacing) / 2
     mm = [affine[i, 3] + np.arange(n) * spacing[i] for i, n in enumerate(shape)]
-    x, y, z = np.meshgrid(*mm, indexing="ij")
+    x, y, z = (values / size for values in np.meshgrid(*mm, indexing="ij"))
     hu = np.full(shape, -1000, np.int16)
     hu[(x / BODY[0]) ** 2 + (y / BODY[1]) ** 2 + (z / BODY[2]) ** 2 < 1] = 40
     hu[(x - BALL[0]) ** 2 + (y - BALL[1]) ** 2 + (z - BALL[2]) ** 2 < BALL_MM**2] = 900
@@ -64,37 +66,42 @@ ORIENTATIONS = [
 ]
 
 
-@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0), (3.0, 5.0, 8.0)])
+@pytest.mark.parametrize(
+    ("spacing", "size", "step"), [((4.0, 4.0, 4.0), 1.0, 1), ((3.0, 5.0, 8.0), 1.0, 1), ((4.0, 4.0, 6.0), 1.7, 7)]
+)
 def test_evidence_lands_on_the_same_place_from_all_48_orientations(
-    parser: ConfigParser, tmp_path: Path, spacing: tuple[float, float, float]
+    parser: ConfigParser, tmp_path: Path, spacing: tuple[float, float, float], size: float, step: int
 ) -> None:
+    """Also of a patient who is too large for the slabs and is shrunk, from some of them."""
     preprocessing = parser.get_parsed_content("preprocessing")
     tokens = [edge // patch for edge, patch in zip(parser["slab_size"], parser["patch_size"])]
-    half_a_token = np.array(parser["spacing"]) * parser["patch_size"] / 2  # along z, y, x
+    ball = np.array(BALL) * size
     peaks = []
-    for order, flips in ORIENTATIONS:
-        write_ball(tmp_path / "a.nii", spacing, order, flips)
+    for order, flips in ORIENTATIONS[::step]:
+        write_ball(tmp_path / "a.nii", spacing, order, flips, size)
         data = preprocessing({"image": str(tmp_path / "a.nii"), "question": "What is seen?"})
         stored = nib.load(tmp_path / "a.nii")
         grid = TokenGrid.of(data["image"], tokens)
+        half_a_token = grid.token_mm[::-1] / 2  # along x, y, z
+        assert (grid.token_mm[1] > 33) == (size > 1)
         weights = ball_weights(data["image"], grid)
         voxels = voxel_map(weights[0], data["image"], grid, preprocessing).numpy()
         assert voxels.shape == stored.shape
         np.testing.assert_allclose(data["image"].meta["original_affine"], stored.affine, atol=1e-5)
         index = np.argwhere(voxels > 0)
         middle = stored.affine[:3] @ [*np.average(index, axis=0, weights=voxels[voxels > 0]), 1]
-        assert np.all(np.abs(middle - BALL) <= half_a_token[::-1])
+        assert np.all(np.abs(middle - ball) <= half_a_token)
         body = body_mask(data["image"], grid)
         place = locate(fine_maps(weights, grid)[0].numpy() * body, body, grid, stored.affine, stored.shape)
         for name in ("peak", "center"):
             mm = np.array(getattr(place, f"{name}_lps_mm")) * [-1, -1, 1]
-            assert np.all(np.abs(mm - BALL) <= half_a_token[::-1] + np.array(spacing) / 2)
+            assert np.all(np.abs(mm - ball) <= half_a_token + np.array(spacing) / 2)
             voxel = stored.affine[:3] @ [*getattr(place, f"{name}_voxel"), 1]
             assert np.all(np.abs(voxel - mm) <= np.array(spacing) / 2 + 0.1)
         low, high = np.array(place.box_voxel)
         assert np.all(low <= place.peak_voxel) and np.all(place.peak_voxel <= high)
         low_mm, high_mm = np.array(place.box_lps_mm) * [-1, -1, 1]
-        assert np.all(np.minimum(low_mm, high_mm) <= BALL) and np.all(np.maximum(low_mm, high_mm) >= BALL)
+        assert np.all(np.minimum(low_mm, high_mm) <= ball) and np.all(np.maximum(low_mm, high_mm) >= ball)
         axis = place.slices["axis"]
         assert nib.aff2axcodes(stored.affine)[axis] in "SI"
         assert [place.slices["first"], place.slices["last"]] == [low[axis], high[axis]]
