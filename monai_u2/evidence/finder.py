@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # a sentence that the image doesn't make likelier by that (nats) would stand there without it, too
 SMALLEST_GAIN = 0.5
+# maps of as many different values take a fraction of the space, and of the time to pack them
+_STEPS = 256
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class ReportEvidence:
 
     Attributes:
         sentences: for each sentence a dict of plain JSON types, see docs/evidence.md.
-        voxels: evidence of all sentences together on the CT's voxels `(X, Y, Z)`, float32, 0 to 1.
+        voxels: evidence of all sentences together on the CT's voxels `(X, Y, Z)`, float32, 0 to 1 in steps of 1/256.
         affine: voxel index to RAS mm `(4, 4)`.
         weights: weight of each visual token for each sentence `(S, T, N)`.
         grid: their places.
@@ -128,7 +130,8 @@ class EvidenceFinder:
         shares = weights / weights.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
         whole = shares.amax(dim=0) if len(shares) else weights.new_zeros(weights.shape[1:])
         voxels = voxel_map(whole, image, grid, self.preprocessing, self.image_key)
-        return ReportEvidence(cited, voxels.numpy().astype(np.float32), affine, weights, grid)
+        steps = np.rint(voxels.numpy() * _STEPS).astype(np.float32) / np.float32(_STEPS)
+        return ReportEvidence(cited, steps, affine, weights, grid)
 
 
 def _in_body(body: np.ndarray, grid: TokenGrid) -> torch.Tensor:
