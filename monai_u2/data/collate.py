@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.data.utils import collate_meta_tensor_fn
 
 SLAB_KEYS = ("image", "patch_findings")
 TEXT_PADDING = {"input_ids": 0, "question_ids": 0, "labels": -100}
@@ -34,11 +36,10 @@ def collate_reports(batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Collate cases to one batch.
 
     Slabs are padded with zeros to the longest case, with a boolean `slab_mask (B, T)`. Token ids of all questions
-    follow
-    each other, padded on the left, with `attention_mask (R, L)`, boolean `question_mask (R, Lq)` and `image_index
-    (R,)`, the
-    case of each question. Tensors and numbers are stacked; texts stay a list; what else there is (lists and dicts of
-    plain values, which MONAI's decollating would take apart) travels as JSON text.
+    follow each other, padded on the left, with `attention_mask (R, L)`, boolean `question_mask (R, Lq)` and
+    `image_index (R,)`, the case of each question. Tensors and numbers are stacked, images with their geometry and the
+    trace of their transforms; texts stay a list; what else there is (lists and dicts of plain values, which MONAI's
+    decollating would take apart) travels as JSON text.
 
     Args:
         batch: one dict a case, `image (T, D, H, W)`.
@@ -64,9 +65,9 @@ def collate_reports(batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 out["question_mask"] = _left_mask(torch.tensor([len(row) for row in rows]), out[key].shape[1])
         elif key in SLAB_KEYS:
             slabs = max(len(value) for value in values)
-            out[key] = torch.stack(
-                [F.pad(v, (0, 0) * (v.ndim - 1) + (0, slabs - len(v))) for v in map(torch.as_tensor, values)]
-            )
+            padded = [F.pad(v, (0, 0) * (v.ndim - 1) + (0, slabs - len(v))) for v in map(torch.as_tensor, values)]
+            whole = all(isinstance(value, MetaTensor) for value in padded)
+            out[key] = collate_meta_tensor_fn(padded) if whole else torch.stack(padded)
             if key == "image":
                 out["slab_mask"] = torch.arange(slabs)[None] < torch.tensor([len(value) for value in values])[:, None]
         elif isinstance(values[0], (torch.Tensor, np.ndarray, float, int)):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from monai.engines import PrepareBatch
+from monai.utils import convert_to_tensor
 
 NETWORK_KEYS = ("input_ids", "attention_mask", "question_ids", "question_mask", "slab_mask", "image_index")
 TARGET_KEYS = ("labels", "findings", "patch_findings", "slab_mask", "image_index")
@@ -28,10 +29,13 @@ class PrepareReportBatch(PrepareBatch):
 
     Args:
         network_keys: keys of the network's other arguments.
+        track_meta: keep the image's geometry and the trace of its transforms, for what is done after the network. By
+            default tensors are plain: each operation of the network would look after them.
     """
 
-    def __init__(self, network_keys: Sequence[str] = NETWORK_KEYS) -> None:
+    def __init__(self, network_keys: Sequence[str] = NETWORK_KEYS, track_meta: bool = False) -> None:
         self.network_keys = tuple(network_keys)
+        self.track_meta = track_meta
 
     def __call__(
         self,
@@ -52,7 +56,9 @@ class PrepareReportBatch(PrepareBatch):
             the batch has them); no positional arguments; the network's keyword arguments.
         """
         moved = {
-            key: value.to(device=device, non_blocking=non_blocking, **kwargs)
+            key: (value if self.track_meta else convert_to_tensor(value, track_meta=False)).to(
+                device=device, non_blocking=non_blocking, **kwargs
+            )
             for key, value in batchdata.items()
             if isinstance(value, torch.Tensor)
         }

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
 
 from monai_u2.networks.parallel import unwrapped
 
@@ -45,5 +46,6 @@ class ReportInferer(Inferer):
             New token ids `(R, new)`, without the prompts.
         """
         model = unwrapped(network)
+        inputs = convert_to_tensor(inputs, track_meta=False)
         ids = model.generate(inputs, *args, synced_gpus=False, **kwargs, **self.generation)
         return ids[:, kwargs["input_ids"].shape[1] :]

@@ -89,12 +89,15 @@ class U2Model(U2LLMPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
-    def encode_image(self, image: torch.Tensor, slab_mask: torch.Tensor | None = None) -> EncodedImage:
+    def encode_image(
+        self, image: torch.Tensor, slab_mask: torch.Tensor | None = None, patches: torch.Tensor | None = None
+    ) -> EncodedImage:
         """Visual tokens of each volume, before any question is known. Padded slabs are not computed.
 
         Args:
             image: `(B, T, D, H, W)`, T slabs as channels, intensities in [0, 1].
             slab_mask: boolean `(B, T)`, True where a slab is there; all slabs when None.
+            patches: the vision tower's tokens of all slabs that are there `(M, N, Cv)`, where they are known already.
 
         Raises:
             ValueError: when the image isn't 5-D, or `slab_mask` doesn't fit it.
@@ -107,7 +110,8 @@ class U2Model(U2LLMPreTrainedModel):
         if slab_mask.shape != (batch, slabs):
             raise ValueError(f"slab_mask {tuple(slab_mask.shape)} must be {(batch, slabs)}, as the image's (B, T).")
         slab_mask = slab_mask.bool()
-        patches = self.vision_tower(image[slab_mask][:, None].to(self.dtype))
+        if patches is None:
+            patches = self.vision_tower(image[slab_mask][:, None].to(self.dtype))
         tokens = self.projector(patches)
         padded = tokens.new_zeros(batch, slabs, *tokens.shape[1:])
         if getattr(self.u2_tokenizer, "padded_slabs_take_part", False) and len(tokens) < batch * slabs:

@@ -25,6 +25,7 @@ _NAMES: dict[str, str] = {
     "DecodeReportd": "text",
     "ExtractPlanes": "load",
     "ExtractPlanesd": "load",
+    "FindEvidenced": "evidence",
     "FindingsToVector": "findings",
     "FindingsToVectord": "findings",
     "FitToSlabs": "slabs",

@@ -22,20 +22,23 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
+from monai_u2.evidence.files import EVIDENCE_FILES, LEVELS, write_evidence
 from monai_u2.networks.checkpoints import file_sha256
 from monai_u2.transforms.load import OUTSIDE_PLANE
+
+if TYPE_CHECKING:
+    from monai_u2.evidence.finder import ReportEvidence
 
 __all__ = ["NOT_FOR_CLINICAL_USE", "SaveReport", "SaveReportd", "draw_overview"]
 
 NOT_FOR_CLINICAL_USE = "not for clinical use"
-_FILES = ("report.txt", "report.json", "overview.png")
 # name of a plane, and what stands at the left, right, upper, and lower edge of its picture
 PLANES = (
     ("axial", "R", "L", "A", "P"),
@@ -94,6 +97,7 @@ class SaveReport(Transform):
         planes: np.ndarray | torch.Tensor,
         pixel_mm: float,
         case: str | None = None,
+        evidence: ReportEvidence | None = None,
     ) -> Path:
         """Write one case.
 
@@ -104,6 +108,7 @@ class SaveReport(Transform):
             planes: (3, N, N) in HU, from :py:class:`monai_u2.transforms.ExtractPlanes`.
             pixel_mm: size of their pixels in mm.
             case: name of the case's folder within ``output_dir``; None writes into ``output_dir`` itself.
+            evidence: where the report comes from; its maps are written too, and its sentences to ``report.json``.
 
         Returns:
             The folder with the files.
@@ -134,10 +139,16 @@ class SaveReport(Transform):
                 title=f"{self.model_name} {self.model_version} – {NOT_FOR_CLINICAL_USE}",
                 file=writing / "overview.png",
             )
-            content = json.dumps(self._content(report, question, info), indent=4, ensure_ascii=False)
-            (writing / "report.json").write_text(content + "\n", encoding="utf-8")
-            for name in _FILES:
-                os.replace(writing / name, folder / name)
+            content = self._content(report, question, info)
+            if evidence is not None:
+                write_evidence(evidence, writing)
+                content |= {"sentences": evidence.sentences, "evidence_levels": LEVELS}
+            text = json.dumps(content, indent=4, ensure_ascii=False)
+            (writing / "report.json").write_text(text + "\n", encoding="utf-8")
+            for name in EVIDENCE_FILES:
+                (folder / name).unlink(missing_ok=True)  # of an earlier report
+            for file in sorted(writing.iterdir()):
+                os.replace(file, folder / file.name)
         except BaseException:
             shutil.rmtree(writing)
             for path in made:
@@ -186,6 +197,7 @@ class SaveReportd(MapTransform):
         planes_key: key of the planes; their pixels' size is at ``f"{planes_key}_mm"``.
         case_key: key of the case's name: each case gets its own folder in ``output_dir``. None: there is one case,
             written into ``output_dir`` itself.
+        evidence_key: key of the report's evidence; None for none.
         allow_missing_keys: pass over keys that aren't there.
     """
 
@@ -202,9 +214,11 @@ class SaveReportd(MapTransform):
         info_key: str = "info",
         planes_key: str = "planes",
         case_key: str | None = None,
+        evidence_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.evidence_key = evidence_key
         self.question_key = question_key
         self.info_key = info_key
         self.planes_key = planes_key
@@ -237,6 +251,7 @@ class SaveReportd(MapTransform):
                 planes=d[self.planes_key],
                 pixel_mm=float(d[f"{self.planes_key}_mm"]),
                 case=None if self.case_key is None else str(d[self.case_key]),
+                evidence=None if self.evidence_key is None else d[self.evidence_key],
             )
         return d
 

@@ -27,6 +27,7 @@ from monai.bundle import ConfigParser
 from monai_u2.data import collate_reports
 from monai_u2.data.phantom import draw_case, render_case
 from monai_u2.engines import PrepareReportBatch
+from monai_u2.evidence import EVIDENCE_FILES
 
 BUNDLES_ROOT = Path(__file__).parents[2]
 QUESTION = "Describe the findings of this CT."
@@ -140,3 +141,26 @@ def test_real_ct(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     warnings = json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
     assert any("outside the training distribution" in warning for warning in warnings)
+
+
+def test_evidence_is_an_option(bundle: Path, tmp_path: Path) -> None:
+    image = write_phantom(tmp_path / "ct.nii.gz", 200_003)
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    parser.read_meta(bundle / "configs" / "metadata.json")
+    overrides = {"bundle_root": str(bundle), "device": "cpu", "input_image": str(tmp_path / "ct.nii.gz")}
+    for evidence in (True, False):  # the second run takes the first one's maps away
+        parser.update({**overrides, "output_dir": str(tmp_path / "out"), "evidence": evidence})
+        parser.parse(reset=True)
+        parser.get_parsed_content("evaluator").run()
+        content = json.loads((tmp_path / "out" / "report.json").read_text())
+        written = {path.name for path in (tmp_path / "out").iterdir()}
+        assert written == {"report.txt", "report.json", "overview.png"} | (set(EVIDENCE_FILES) if evidence else set())
+        assert ("sentences" in content) == evidence
+        if evidence:
+            for entry in content["sentences"]:
+                assert content["report"][entry["start"] : entry["end"]] == entry["text"]
+                assert entry["rests_on_image"] == (entry["place"] is not None)
+            stored = nib.load(tmp_path / "out" / "evidence.nii.gz")
+            assert stored.shape == image.shape
+            np.testing.assert_array_equal(stored.affine, nib.load(tmp_path / "ct.nii.gz").affine)

@@ -15,7 +15,8 @@ import json
 
 import pytest
 import torch
-from monai.transforms import Decollated
+from monai.data import MetaTensor
+from monai.transforms import Decollated, Flip
 
 from monai_u2.data import collate_reports
 
@@ -52,6 +53,16 @@ def test_structured_values_survive_decollating() -> None:
     cases = Decollated(keys=None)(batch)
     assert [json.loads(c["info"])["warnings"] for c in cases] == [["short", "thin"], []]
     assert [c["question"] for c in cases] == ["a", "b"]
+
+
+def test_images_keep_their_geometry_and_trace() -> None:
+    cases = [case(slabs, [3]) for slabs in (1, 3)]
+    for i, entry in enumerate(cases):
+        entry["image"] = Flip(0)(MetaTensor(entry["image"], affine=torch.diag(torch.tensor([2.0, 3.0, 4.0 + i, 1.0]))))
+    separate = Decollated(keys=None)(collate_reports(cases))
+    for entry, before in zip(separate, cases):
+        assert torch.equal(entry["image"].affine, before["image"].affine)
+        assert entry["image"].applied_operations == before["image"].applied_operations != []
 
 
 def test_differing_keys_are_named() -> None:

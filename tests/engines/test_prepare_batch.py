@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import torch
+from monai.data import MetaTensor
 
 from monai_u2.engines import PrepareReportBatch
 
@@ -30,3 +31,10 @@ def test_splits_network_arguments_from_targets() -> None:
     assert set(targets) == {"labels", "slab_mask", "image_index"}
     assert args == ()
     assert set(kwargs) == {"input_ids", "slab_mask", "image_index"}
+
+
+def test_geometry_is_kept_where_it_is_asked_for() -> None:
+    batch = {"image": MetaTensor(torch.rand(1, 2, 3, 4, 5), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))}
+    plain, tracked = (PrepareReportBatch(track_meta=track)(batch, device="cpu")[0] for track in (False, True))
+    assert not isinstance(plain, MetaTensor)
+    assert torch.equal(tracked.affine, batch["image"].affine)

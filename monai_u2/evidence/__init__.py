@@ -1,0 +1,43 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Evidence: where in the CT each sentence of a report comes from."""
+
+from __future__ import annotations
+
+from monai_u2._lazy import lazy_attributes
+
+# public name -> module that defines it
+_NAMES: dict[str, str] = {
+    "AnsweredCase": "methods",
+    "AttentionEvidence": "attention",
+    "EvidenceFinder": "finder",
+    "EvidenceMethod": "methods",
+    "EvidenceVerifier": "verifier",
+    "GradientEvidence": "methods",
+    "EVIDENCE_FILES": "files",
+    "LEVELS": "files",
+    "OcclusionEvidence": "methods",
+    "Place": "citations",
+    "ReportEvidence": "finder",
+    "ReportSentence": "sentences",
+    "TokenGrid": "maps",
+    "body_mask": "maps",
+    "fine_maps": "maps",
+    "image_gains": "methods",
+    "locate": "citations",
+    "named_side": "verifier",
+    "report_sentences": "sentences",
+    "voxel_map": "maps",
+    "write_evidence": "files",
+}
+
+__getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

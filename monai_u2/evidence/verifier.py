@@ -1,0 +1,100 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Sentences whose evidence doesn't fit what they say: diffuse, on the other side, or at another height."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from monai_u2.evidence.citations import peak_region
+from monai_u2.evidence.maps import TokenGrid
+
+# darker than that, inside of the body, is lung: -600 HU in a window of -1000 to 1000 HU
+LUNG_INTENSITY = 0.2
+# more even than that over the body is diffuse, see `Place.spread`
+LARGEST_SPREAD = 0.95
+
+_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_BOTH_SIDES = re.compile(r"\b(?:both|bilateral(?:ly)?)\b", re.IGNORECASE)
+# sides of an organ, which may lie across the patient's midline
+_OWN_SIDE = re.compile(
+    r"\b(?:left|right)[\w ]*?(?:lobe of the liver|hepatic lobe|liver lobe|atri\w+|ventric\w+|coronary)\b"
+    r"|\bliver[\w ]*?\b(?:left|right) lobe\b",
+    re.IGNORECASE,
+)
+_LOBE = re.compile(r"\b(upper|lower) lobes?\b", re.IGNORECASE)
+
+
+class EvidenceVerifier:
+    """Check that the evidence of sentences lies where they say.
+
+    The patient's midline is the middle of the body from left to right, by the affine; upper and lower lobe are told
+    apart by thirds of the lungs' height. Sides of the liver and of the heart's chambers are not checked: they may lie
+    across the midline.
+
+    Args:
+        image: slabs `(T, D, H, W)`.
+        body: boolean, where the body is, on the fine grid.
+        grid: the case's tokens.
+    """
+
+    def __init__(self, image: torch.Tensor, body: np.ndarray, grid: TokenGrid) -> None:
+        self.grid = grid
+        places = np.argwhere(body)
+        volume = torch.as_tensor(image).reshape(1, 1, -1, *image.shape[2:]).float()
+        dark = F.interpolate(volume, size=grid.fine_shape, mode="area")[0, 0].numpy() < LUNG_INTENSITY
+        self.middle = float(np.median(self._coordinates(places, axis=0)))
+        lungs = self._coordinates(np.argwhere(dark & body), axis=2)
+        self.lungs = np.percentile(lungs, [2, 98]) if len(lungs) else None
+
+    def _coordinates(self, places: np.ndarray, axis: int) -> np.ndarray:
+        return places @ self.grid.fine_affine[axis, :3] + self.grid.fine_affine[axis, 3]
+
+    def __call__(self, text: str, fine: np.ndarray, spread: float) -> list[str]:
+        """What doesn't fit.
+
+        Args:
+            text: the sentence.
+            fine: its map on the fine grid.
+            spread: see :class:`monai_u2.evidence.Place`.
+
+        Returns:
+            Of "diffuse", "other side" and "other height" what is the case.
+        """
+        flags = ["diffuse"] if spread > LARGEST_SPREAD else []
+        region = peak_region(fine)
+        weights, places = fine[region] / fine[region].sum(), np.argwhere(region)
+        side = named_side(text)
+        if side is not None:
+            on_right = float(weights[self._coordinates(places, axis=0) > self.middle].sum())
+            if (on_right if side == "right" else 1 - on_right) < 0.5:
+                flags.append("other side")
+        lobes = {match.lower() for match in _LOBE.findall(text)}
+        if len(lobes) == 1 and self.lungs is not None:
+            low, high = self.lungs
+            height = (float(weights @ self._coordinates(places, axis=2)) - low) / (high - low)
+            if height < 1 / 3 if lobes == {"upper"} else height > 2 / 3:
+                flags.append("other height")
+        return flags
+
+
+def named_side(text: str) -> str | None:
+    """The one side of the patient that a sentence names, "left" or "right"; None for none or both."""
+    if _BOTH_SIDES.search(text) or _OWN_SIDE.search(text):
+        return None
+    sides = {match.lower() for match in _SIDE.findall(text)}
+    return sides.pop() if len(sides) == 1 else None

@@ -1,0 +1,78 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from monai_u2.evidence import EvidenceVerifier, TokenGrid, body_mask, named_side
+
+# slabs with axes to superior, posterior, left, 4 mm; the body's middle lies at x = 10 mm
+AFFINE = np.array([[0, 0, -4.0, 74.0], [0, -4.0, 0, 60.0], [4.0, 0, 0, -100.0], [0, 0, 0, 1]])
+GRID = TokenGrid(2, (2, 4, 4), (8, 8, 8), AFFINE)
+
+
+@pytest.fixture
+def verifier() -> EvidenceVerifier:
+    image = torch.zeros(2, 16, 32, 32)
+    image[:, :, 2:30, 2:30] = 0.5
+    image[1, :, 8:20, 4:28] = 0.05  # lungs, in the upper slab
+    return EvidenceVerifier(image, body_mask(image, GRID), GRID)
+
+
+def at(depth: int, row: int, column: int) -> np.ndarray:
+    """Evidence around one place of the fine grid."""
+    fine = np.zeros(GRID.fine_shape)
+    fine[depth - 1 : depth + 2, row - 1 : row + 2, column - 1 : column + 2] = 0.6
+    fine[depth, row, column] = 1.0
+    return fine
+
+
+def test_sides(verifier: EvidenceVerifier) -> None:
+    assert verifier.middle == pytest.approx(12, abs=4)
+    left, right = at(4, 8, 13), at(4, 8, 3)  # columns run to the left
+    assert verifier("A stone is seen in the left kidney.", left, 0.1) == []
+    assert verifier("A stone is seen in the left kidney.", right, 0.1) == ["other side"]
+    assert verifier("Effusion on the right.", right, 0.1) == []
+    assert verifier("Effusion on the RIGHT.", left, 0.1) == ["other side"]
+    assert verifier("The heart is enlarged.", left, 0.1) == []
+
+
+def test_lobes_of_the_lung(verifier: EvidenceVerifier) -> None:
+    top, bottom = at(14, 6, 3), at(9, 6, 3)
+    assert verifier("Nodule in the right upper lobe.", top, 0.1) == []
+    assert verifier("Nodule in the right upper lobe.", bottom, 0.1) == ["other height"]
+    assert verifier("Nodule in the right lower lobe.", bottom, 0.1) == []
+    assert verifier("Nodule in the left lower lobe.", top, 0.1) == ["other side", "other height"]
+
+
+def test_diffuse(verifier: EvidenceVerifier) -> None:
+    assert verifier("No fracture is seen.", at(4, 8, 8), 0.99) == ["diffuse"]
+
+
+@pytest.mark.parametrize(
+    ("text", "side"),
+    [
+        ("A cyst is seen in the left kidney.", "left"),
+        ("Right pleural effusion.", "right"),
+        ("Bilateral effusions, larger on the right.", None),
+        ("Effusions on the left and on the right.", None),
+        ("Hypodense lesion in the left lobe of the liver.", None),
+        ("The right atrium is enlarged.", None),
+        ("The liver has a cyst in its left lobe.", None),
+        ("A bright lesion.", None),
+    ],
+)
+def test_named_side(text: str, side: str | None) -> None:
+    assert named_side(text) == side
