@@ -311,6 +311,24 @@ def calibration(cases: Sequence[Mapping[str, Any]], edges: Sequence[float] = (0,
     ]
 
 
+def plot_calibration(bins: Sequence[Mapping[str, float]], path: str) -> None:
+    """Hits by confidence, with Wilson intervals, beside the diagonal on which both are equal."""
+    from matplotlib.figure import Figure
+    from scipy.stats import binomtest
+
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="confidence, mean", ylabel="hits within a token", xlim=(0, 1), ylim=(0, 1))
+    axes.plot([0, 1], [0, 1], color="gray", linestyle=":")
+    for row in bins:
+        hits = round(row["hits"] * row["count"])
+        interval = binomtest(hits, row["count"]).proportion_ci(method="wilson")
+        axes.plot([row["confidence"]] * 2, [interval.low, interval.high], color="C0")
+        axes.plot(row["confidence"], row["hits"], "o", color="C0")
+        axes.annotate(f"{row['count']}", (row["confidence"], row["hits"]), (5, -4), textcoords="offset points")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
 def to_markdown(result: Mapping[str, Any]) -> str:
     lines = ["| map | in the lesion, within a token | within half a token | mm to the lesion | mm to its middle |"]
     lines.append("|---|---|---|---|---|")
@@ -339,6 +357,7 @@ def evidence(
     num_cases: int = 40,
     first_case: int = SPLIT_RANGES["test"][0],
     methods: Sequence[str] = tuple(METHODS),
+    plot: str | None = None,
 ) -> None:
     """Print the tables of a bundle's model on phantoms that are rendered here.
 
@@ -349,6 +368,7 @@ def evidence(
         num_cases: number of cases.
         first_case: number of the first case.
         methods: names of the methods; the default one among them.
+        plot: PNG file for hits by confidence.
     """
     logging.disable(logging.WARNING)
     methods = [methods] if isinstance(methods, str) else list(methods)
@@ -373,6 +393,8 @@ def evidence(
     result = tables(cases)
     print(to_markdown(result))
     write_figures(output, {"table": result, "cases": cases})
+    if plot is not None:
+        plot_calibration(result["confidence"], plot)
 
 
 if __name__ == "__main__":

@@ -88,8 +88,10 @@ def test_what_is_asked_for_is_checked() -> None:
 
 
 def test_the_shipped_model_on_two_cases(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "table.json"
-    evidence(str(bundle), output=str(output), num_cases=2, first_case=200_003, methods=[DEFAULT, "attention"])
+    output, plot = tmp_path / "table.json", tmp_path / "plots" / "calibration.png"
+    cases = {"num_cases": 2, "first_case": 200_003}
+    evidence(str(bundle), output=str(output), methods=[DEFAULT, "attention"], plot=str(plot), **cases)
+    assert plot.read_bytes().startswith(b"\x89PNG")
     content = json.loads(output.read_text())
     assert [case["case"] for case in content["cases"]] == [200_003, 200_004]
     table = content["table"]["pointing"]
