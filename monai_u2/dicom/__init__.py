@@ -23,9 +23,9 @@ _NAMES: dict[str, str] = {
     "ReportDocuments": "documents",
     "SourceSeries": "source",
     "encapsulated_pdf": "pdf",
-    "evidence_segmentation": "segmentation",
-    "report_items": "structured_report",
-    "structured_report": "structured_report",
+    "evidence_segmentation": "seg",
+    "report_items": "sr",
+    "structured_report": "sr",
     "write_pdf": "pdf",
 }
 

@@ -15,6 +15,10 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +74,8 @@ class ReportDocuments:
             return None
         from monai_u2.dicom.source import SourceSeries
 
-        found = SourceSeries.read(path, self.series_uid)
+        with _discreet():
+            found = SourceSeries.read(path, self.series_uid)
         if found.series != series:
             raise InputError(
                 f"{Path(path).name}: its series isn't the one that the report was made of; expected the same files and "
@@ -98,23 +103,38 @@ class ReportDocuments:
         Raises:
             InputError: a segmentation is asked for and there is no evidence, or what the documents refuse.
         """
-        if self.sr:
-            from monai_u2.dicom.structured_report import structured_report
+        with _discreet():
+            if self.sr:
+                from monai_u2.dicom.sr import structured_report
 
-            structured_report(document, source).save_as(folder / "report_sr.dcm")
-        if self.pdf:
-            from monai_u2.dicom.pdf import encapsulated_pdf, write_pdf
+                structured_report(document, source).save_as(folder / "report_sr.dcm")
+            if self.pdf:
+                from monai_u2.dicom.pdf import encapsulated_pdf, write_pdf
 
-            write_pdf(document, picture, folder / "report.pdf")
-            if source is not None:
-                content = (folder / "report.pdf").read_bytes()
-                encapsulated_pdf(document, source, content).save_as(folder / "report_pdf.dcm")
-        if self.seg:
-            from monai_u2.dicom.segmentation import evidence_segmentation
+                write_pdf(document, picture, folder / "report.pdf")
+                if source is not None:
+                    content = (folder / "report.pdf").read_bytes()
+                    encapsulated_pdf(document, source, content).save_as(folder / "report_pdf.dcm")
+            if self.seg:
+                from monai_u2.dicom.seg import evidence_segmentation
 
-            if evidence is None:
-                raise InputError(
-                    "a segmentation of the evidence is asked for, but there is none. Set evidence to true."
-                )
-            seg = evidence_segmentation(document, source, evidence.voxels, evidence.affine)
-            seg.save_as(folder / "evidence_seg.dcm")
+                if evidence is None:
+                    raise InputError(
+                        "a segmentation of the evidence is asked for, but there is none. Set evidence to true."
+                    )
+                seg = evidence_segmentation(document, source, evidence.voxels, evidence.affine)
+                seg.save_as(folder / "evidence_seg.dcm")
+
+
+@contextmanager
+def _discreet() -> Iterator[None]:
+    """Keep back what pydicom and highdicom warn of and log: they quote names and UIDs."""
+    logger = logging.getLogger("highdicom")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,12 +87,17 @@ def test_no_patient_in_names_logs_and_texts(
     series: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    save(series, tmp_path / "out", sr=True, pdf=True, seg=True)
-    shown = caplog.text + "".join(capfd.readouterr())
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        save(series, tmp_path / "out", sr=True, pdf=True, seg=True)
+    shown = caplog.text + "".join(capfd.readouterr()) + "".join(str(one.message) for one in warned)
     for file in (tmp_path / "out").iterdir():
         shown += file.name + ("" if file.suffix == ".dcm" else file.read_bytes().decode("latin-1"))
-    assert "SECRET" not in shown and "4711" not in shown
-    assert pydicom.dcmread(tmp_path / "out" / "report_sr.dcm").PatientID == "SECRET-4711"
+    written = pydicom.dcmread(tmp_path / "out" / "report_sr.dcm")
+    assert written.PatientID == "SECRET-4711"
+    listed = written.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    for identifier in ("SECRET", "4711", written.StudyInstanceUID, listed.SeriesInstanceUID):
+        assert identifier not in shown
 
 
 @pytest.mark.parametrize("asked", ["sr", "seg"])
