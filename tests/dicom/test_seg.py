@@ -20,6 +20,7 @@ import pytest
 
 from monai_u2.dicom import SourceSeries, evidence_segmentation
 from monai_u2.exceptions import InputError
+from tests.data.test_dicom import write_enhanced_ct
 from tests.dicom.conftest import SHAPE, MakeDocument, rewrite
 
 
@@ -97,3 +98,22 @@ def test_a_ct_without_frame_of_reference_is_refused(
     source = SourceSeries.read(series)
     with pytest.raises(InputError, match="no FrameOfReferenceUID"):
         evidence_segmentation(make_document(), source, voxels, source.affine)
+
+
+def test_frames_of_an_enhanced_ct(make_document: MakeDocument, voxels: np.ndarray, tmp_path: Path) -> None:
+    """Its frames stand in the reverse order of the volume's slices."""
+    affine = np.diag([-1.5, -2.0, 3.0, 1.0])
+    write_enhanced_ct(tmp_path / "ct.dcm", np.zeros(SHAPE, dtype=np.int16), affine)
+    image = pydicom.dcmread(tmp_path / "ct.dcm")
+    image.StudyInstanceUID, image.FrameOfReferenceUID = "1.2.3", "1.2.4"
+    image.save_as(tmp_path / "ct.dcm")
+    source = SourceSeries.read(tmp_path / "ct.dcm")
+    assert source.reference(4)[1] == 2
+    written = evidence_segmentation(make_document(), source, voxels, source.affine)
+    heights = {
+        int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber): float(
+            group.PlanePositionSequence[0].ImagePositionPatient[2]
+        )
+        for group in written.PerFrameFunctionalGroupsSequence
+    }
+    assert heights[3] == source.frames[4].position[2] == 12.0
