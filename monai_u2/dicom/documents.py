@@ -48,8 +48,8 @@ class ReportDocuments:
     def __init__(self, sr: bool = False, pdf: bool = False, seg: bool = False, series_uid: str | None = None) -> None:
         self.sr, self.pdf, self.seg = sr, pdf, seg
         self.series_uid = series_uid
-        if (sr or seg) and importlib.util.find_spec("highdicom") is None:
-            raise InputError("writing DICOM takes highdicom, which isn't installed: pip install 'monai-u2[dicom]'")
+        if sr or seg:
+            _check_highdicom()
 
     def source(self, path: str | Path, kind: str, series: str) -> SourceSeries | None:
         """Return the CT's series, None where no document refers to it.
@@ -60,7 +60,8 @@ class ReportDocuments:
             series: the 16 hex digits that the report's case has.
 
         Raises:
-            InputError: a DICOM document is asked for and the CT isn't DICOM, or no longer the one that was read.
+            InputError: a DICOM document is asked for and the CT isn't DICOM, or no longer the one that was read;
+                highdicom isn't installed.
         """
         if kind != "dicom":
             if self.sr or self.seg:
@@ -70,8 +71,9 @@ class ReportDocuments:
                     "dicom_seg; the PDF can be had of any CT."
                 )
             return None
-        if not (self.sr or self.seg or (self.pdf and importlib.util.find_spec("highdicom"))):
+        if not (self.sr or self.seg or self.pdf):
             return None
+        _check_highdicom()
         from monai_u2.dicom.source import SourceSeries
 
         with _discreet():
@@ -124,6 +126,11 @@ class ReportDocuments:
                     )
                 seg = evidence_segmentation(document, source, evidence.voxels, evidence.affine)
                 seg.save_as(folder / "evidence_seg.dcm")
+
+
+def _check_highdicom() -> None:
+    if importlib.util.find_spec("highdicom") is None:
+        raise InputError("writing DICOM takes highdicom, which isn't installed: pip install 'monai-u2[dicom]'")
 
 
 @contextmanager

@@ -139,11 +139,14 @@ def test_a_failure_leaves_an_earlier_report_whole(
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'monai-u2\[dicom\]'"):
         ReportDocuments(sr=True)
-    ReportDocuments(pdf=True)
+    with pytest.raises(InputError, match=r"pip install 'monai-u2\[dicom\]'"):
+        save(series, tmp_path / "out", pdf=True)
+    save(series, tmp_path / "out", {"source": "nifti", "series": "0123456789abcdef"}, pdf=True)
+    assert names(tmp_path / "out") == {"report.pdf"}
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy isn't installed (Debian: dicom3tools)")
