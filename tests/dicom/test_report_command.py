@@ -54,30 +54,41 @@ def test_all_documents_of_a_phantom(tmp_path: Path) -> None:
     ]
     texts = [item.TextValue for item in shown]
     assert all(any(sentence["text"] in text for text in texts) for sentence in content["sentences"])
-    source = SourceSeries.read(tmp_path / "ct")
-    segmentation = pydicom.dcmread(output / "evidence_seg.dcm")
-    assert segmentation.FrameOfReferenceUID == source.headers[0].FrameOfReferenceUID
-    frames = list(zip(segmentation.pixel_array, segmentation.PerFrameFunctionalGroupsSequence, strict=True))
+    headers = {header.SOPInstanceUID: header for header in SourceSeries.read(tmp_path / "ct").headers}
+    levels = nib.load(output / "evidence_levels.nii.gz")
+    segmented = segmented_voxels(pydicom.dcmread(output / "evidence_seg.dcm"), levels.affine)
+    stored = np.asarray(levels.dataobj)
+    assert segmented == {tuple(voxel): stored[tuple(voxel)] for voxel in np.argwhere(stored).tolist()}
     placed = [sentence for sentence in content["sentences"] if sentence["place"]]
     assert placed
     for sentence in placed:
-        # the pixel at the peak's place in mm, by what the segmentation itself says of its frames
-        x, y, z = sentence["place"]["peak_lps_mm"]
-        left, back, _ = (float(mm) for mm in source.headers[0].ImagePositionPatient)
-        row_mm, column_mm = (float(mm) for mm in source.headers[0].PixelSpacing)
-        row, column = round((y - back) / row_mm), round((x - left) / column_mm)
-        heights = [float(group.PlanePositionSequence[0].ImagePositionPatient[2]) for _, group in frames]
-        nearest = min(abs(height - z) for height in heights)
-        levels = [
-            int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-            for (pixels, group), height in zip(frames, heights, strict=True)
-            if abs(height - z) == nearest and pixels[row, column]
+        peak = np.array([*sentence["place"]["peak_lps_mm"], 1.0]) * [-1, -1, 1, 1]
+        voxel = np.linalg.inv(levels.affine) @ peak
+        assert segmented[tuple(np.rint(voxel[:3]).astype(int).tolist())] >= 2  # at least moderate
+        images = [
+            headers[item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID]
+            for item in shown
+            if sentence["text"] in item.TextValue and "ContentSequence" in item
         ]
-        assert levels == [3], sentence["text"]
-        pointing = [item for item in shown if sentence["text"] in item.TextValue and "ContentSequence" in item]
-        images = [item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in pointing]
-        slices = [header for header in source.headers if header.SOPInstanceUID in images]
-        assert min(abs(float(header.ImagePositionPatient[2]) - z) for header in slices) <= nearest + 1e-3
+        distances = [abs(float(image.ImagePositionPatient[2]) - peak[2]) for image in images]
+        assert min(distances) <= np.linalg.norm(levels.affine[:3, 2]) / 2 + 0.1
+
+
+def segmented_voxels(segmentation: pydicom.Dataset, affine: np.ndarray) -> dict[tuple[int, ...], int]:
+    """Voxel of a NIfTI image -> segment there, by the places in mm that the segmentation itself says."""
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    rows = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    row_mm, column_mm = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
+    found = {}
+    for pixels, group in zip(segmentation.pixel_array, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        row, column = np.nonzero(pixels)
+        corner = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        places = corner + np.outer(column * column_mm, rows[0]) + np.outer(row * row_mm, rows[1])
+        homogeneous = np.c_[places * [-1, -1, 1], np.ones(len(places))]
+        voxels = np.rint(homogeneous @ np.linalg.inv(affine).T)[:, :3].astype(int)
+        level = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        found |= dict.fromkeys(map(tuple, voxels.tolist()), level)
+    return found
 
 
 @pytest.mark.parametrize(
