@@ -169,7 +169,10 @@ def read_headers(folder: str | Path, series_uid: str | None = None) -> SeriesHea
     root = Path(folder).resolve()
     series, datasets, frames, affine, _ = _read_stack(root, series_uid, with_pixels=False)
     if not series.uid:
-        raise InputError(f"{root.name}: the series has no SeriesInstanceUID; expected one. Export the series again.")
+        raise InputError(
+            f"{root.name}: the series has no SeriesInstanceUID, so nothing can refer to it; expected one. "
+            "Export the series with its UIDs."
+        )
     files = {frame.file: datasets[frame.file] for frame in frames}
     return SeriesHeaders(files, frames, affine, _digest(series.uid.encode()))
 

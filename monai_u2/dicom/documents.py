@@ -51,8 +51,10 @@ class ReportDocuments:
         if sr or seg:
             _check_highdicom()
 
-    def source(self, path: str | Path, kind: str, series: str) -> SourceSeries | None:
-        """Return the CT's series, None where no document refers to it.
+    def source(self, path: str | Path, kind: str, series: str) -> tuple[SourceSeries | None, list[str]]:
+        """Return the CT's series, None where no document refers to it, and warnings.
+
+        A DICOM series that nothing can refer to still gets its ``report.pdf``, with a warning.
 
         Args:
             path: the CT.
@@ -70,20 +72,25 @@ class ReportDocuments:
                     "a segmentation could belong to. Give a folder of a DICOM series, or leave out dicom_sr and "
                     "dicom_seg; the PDF can be had of any CT."
                 )
-            return None
+            return None, []
         if not (self.sr or self.seg or self.pdf):
-            return None
+            return None, []
         _check_highdicom()
         from monai_u2.dicom.source import SourceSeries
 
-        with _discreet():
-            found = SourceSeries.read(path, self.series_uid)
+        try:
+            with _discreet():
+                found = SourceSeries.read(path, self.series_uid)
+        except InputError as error:
+            if self.sr or self.seg:
+                raise
+            return None, [f"report_pdf.dcm was not written: {error}"]
         if found.series != series:
             raise InputError(
                 f"{Path(path).name}: its series isn't the one that the report was made of; expected the same files and "
                 "series_uid. Write the report again."
             )
-        return found
+        return found, []
 
     def write(
         self,
@@ -98,7 +105,7 @@ class ReportDocuments:
         Args:
             folder: where to.
             document: the report.
-            source: what :meth:`source` returned.
+            source: the series that :meth:`source` returned.
             picture: the overview, as PNG.
             evidence: where the report comes from.
 

@@ -131,7 +131,8 @@ class SaveReport(Transform):
         if not is_whole:
             text = "the report was cut off at its largest length (max_new_tokens)"
             info = {**info, "warnings": [*info["warnings"], text]}
-        series = self.documents.source(source, info["source"], info["series"])
+        series, texts = self.documents.source(source, info["source"], info["series"])
+        info = {**info, "warnings": [*info["warnings"], *texts]}
         folder = self.output_dir if case is None else self.output_dir / case
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)

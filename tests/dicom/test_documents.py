@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import shutil
 import subprocess
@@ -116,6 +117,17 @@ def test_another_series_than_the_one_that_was_read(series: Path, tmp_path: Path)
     with pytest.raises(InputError, match="its series isn't the one that the report was made of"):
         save(series, tmp_path / "out", info, sr=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_series_without_study_gets_a_pdf_alone(series: Path, tmp_path: Path) -> None:
+    rewrite(series, lambda image: delattr(image, "StudyInstanceUID"))
+    with pytest.raises(InputError, match="StudyInstanceUID missing"):
+        save(series, tmp_path / "out", sr=True, pdf=True)
+    assert not (tmp_path / "out").exists()
+    save(series, tmp_path / "out", pdf=True)
+    assert names(tmp_path / "out") == {"report.pdf"}
+    warned = json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
+    assert len(warned) == 1 and warned[0].startswith("report_pdf.dcm was not written: slice_0001.dcm: StudyInstanceUID")
 
 
 def test_a_segmentation_needs_evidence(series: Path, tmp_path: Path) -> None:
