@@ -45,6 +45,9 @@ def report(
     question: str | None = None,
     series: str | None = None,
     device: str | None = None,
+    dicom_sr: bool = False,
+    pdf: bool = False,
+    dicom_seg: bool = False,
     verbose: bool = False,
 ) -> Command:
     """Write the report of one CT: report.txt, report.json, overview.png. Not for clinical use.
@@ -56,6 +59,9 @@ def report(
         question: what to ask of the CT instead of the whole report.
         series: SeriesInstanceUID to read where a DICOM folder holds several.
         device: where the model runs, such as cpu or cuda:0; by default what the bundle's config says.
+        dicom_sr: write report_sr.dcm too, a DICOM structured report; for a CT in DICOM.
+        pdf: write report.pdf too, and for a CT in DICOM report_pdf.dcm.
+        dicom_seg: write evidence_seg.dcm too, the report's evidence as DICOM segmentation; for a CT in DICOM.
         verbose: show the log of MONAI and of the bundle.
     """
     return Command(_report, **locals())
@@ -160,6 +166,9 @@ def _report(
     question: str | None,
     series: str | None,
     device: str | None,
+    dicom_sr: bool,
+    pdf: bool,
+    dicom_seg: bool,
     verbose: bool,
 ) -> None:
     start = time.monotonic()
@@ -169,18 +178,40 @@ def _report(
     check_writable(folder)
     if question is not None and not question.strip():
         raise InputError("--question is empty; expected a question. Leave it out to get the whole report.")
+    documents = {"dicom_sr": dicom_sr, "pdf": pdf, "dicom_seg": dicom_seg}
+    _check_documents(image, documents)
     root = find_bundle(bundle, "configs/inference.json", "models/model.pt")
     written = folder / "report.json"
     before = _stamp(written)
     overrides = {"question": question, "series_uid": series, "device": device}
     overrides |= {"bundle_root": str(root), "input_image": str(image.resolve()), "output_dir": str(folder.resolve())}
+    overrides |= {name: True for name, asked in documents.items() if asked}
     _run_inference(root, verbose, {key: value for key, value in overrides.items() if value is not None})
     if _stamp(written) in (None, before):
         raise RuntimeError(f"the bundle {root} ran, but wrote no {written}")
+    for name, file in {"dicom_sr": "report_sr.dcm", "pdf": "report.pdf", "dicom_seg": "evidence_seg.dcm"}.items():
+        if documents[name] and not (folder / file).is_file():
+            raise InputError(
+                f"{root / 'configs' / 'inference.json'}: wrote no {file}; expected a config that takes {name}. Leave "
+                f"out --{name}, or give another --bundle."
+            )
     content = json.loads(written.read_text(encoding="utf-8"))
     lines = [content["report"], ""] + [f"Warning: {text}" for text in content["warnings"]]
     lines.append(f"Not for clinical use. Written to {folder} in {time.monotonic() - start:.1f} s.")
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _check_documents(image: Path, documents: dict[str, bool]) -> None:
+    from monai_u2.data.dicom import is_dicom
+
+    for name, asked in documents.items():
+        if not isinstance(asked, bool):
+            raise InputError(f"--{name} is {asked!r}; expected no value: the file is written to --output.")
+        if asked and name != "pdf" and not is_dicom(image):
+            raise InputError(
+                f"{image}: isn't DICOM, so there is no study that --{name} could write for. Give a folder of a DICOM "
+                "series, or leave it out."
+            )
 
 
 def _train(config: str | None, overrides: dict[str, Any]) -> None:
@@ -200,7 +231,7 @@ def _train(config: str | None, overrides: dict[str, Any]) -> None:
     run(run_id="training", config_file=str(file), **overrides)
 
 
-def _run_inference(root: Path, verbose: bool, overrides: dict[str, str]) -> None:
+def _run_inference(root: Path, verbose: bool, overrides: dict[str, str | bool]) -> None:
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     else:
@@ -221,7 +252,7 @@ def _run_inference(root: Path, verbose: bool, overrides: dict[str, str]) -> None
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="infer",
-        **{key: _literal(value) for key, value in overrides.items()},
+        **{key: _literal(value) if isinstance(value, str) else value for key, value in overrides.items()},
     )
     workflow.initialize()
     try:

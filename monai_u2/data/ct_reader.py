@@ -26,7 +26,7 @@ import numpy as np
 from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from monai_u2.data.dicom import read_series
+from monai_u2.data.dicom import is_dicom, read_series
 from monai_u2.exceptions import ConstantImageError, ImageGeometryError, InputError
 
 __all__ = ["CTReader", "CTVolume"]
@@ -109,7 +109,7 @@ class CTReader(ImageReader):
         path = paths[0]
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; expected {_EXPECTED}. Check the path.")
-        source = "dicom" if path.is_dir() or _is_dicom(path) else _source(path)
+        source = "dicom" if is_dicom(path) else _source(path)
         if source is None:
             raise InputError(f"{path.name}: unknown kind of file; expected {_EXPECTED}. Convert it to one of these.")
         if source != "nifti":
@@ -142,11 +142,6 @@ class CTReader(ImageReader):
 def _source(path: Path) -> str | None:
     name = path.name.lower()
     return next((source for suffix, source in _SOURCES.items() if name.endswith(suffix)), None)
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def _read_nifti(path: Path, volume_index: int | None = None) -> CTVolume:

@@ -29,7 +29,7 @@ from monai_u2.exceptions import InputError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["SeriesInfo", "list_series", "read_series"]
+__all__ = ["SeriesHeaders", "SeriesInfo", "is_dicom", "list_series", "read_headers", "read_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,31 @@ class SeriesInfo:
     files: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class SeriesHeaders:
+    """What the files of one CT series say beside their pixels.
+
+    Attributes:
+        files: a header for each file, by the place of its first slice along the stack.
+        frames: the slices, in the order of the volume's last axis.
+        affine: (4, 4) float64, voxel index (column, row, slice) to RAS mm.
+        series: 16 hex digits of a SHA-256, as :py:func:`read_series` gives them.
+    """
+
+    files: dict[Path, Dataset]
+    frames: list[Frame]
+    affine: np.ndarray
+    series: str
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a CT is read as DICOM: a folder, or a file with DICOM's preamble."""
+    if path.is_dir():
+        return True
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 def list_series(folder: str | Path) -> list[SeriesInfo]:
     """List the DICOM series below a folder (or of one file), sorted by UID.
 
@@ -126,9 +151,38 @@ def read_series(folder: str | Path, series_uid: str | None = None) -> tuple[np.n
             another modality than CT, slices missing, duplicate, or of different geometry, a tilted gantry, no rescale
             values, pixel data that are missing or can't be decoded.
     """
+    series, datasets, frames, affine, warnings = _read_stack(Path(folder).resolve(), series_uid)
+    volume = _read_voxels(datasets, frames)
+    for text in warnings:
+        logger.warning(text)
+    identity = series.uid.encode() or np.ascontiguousarray(volume).data
+    info = {"series": _digest(identity), "warnings": warnings}
+    return volume.transpose(2, 1, 0), affine, info
+
+
+def read_headers(folder: str | Path, series_uid: str | None = None) -> SeriesHeaders:
+    """Read the headers of the series that :py:func:`read_series` reads with the same arguments.
+
+    Raises:
+        InputError: as :py:func:`read_series`, but for pixel data; a series without a UID.
+    """
     root = Path(folder).resolve()
+    series, datasets, frames, affine, _ = _read_stack(root, series_uid, with_pixels=False)
+    if not series.uid:
+        raise InputError(
+            f"{root.name}: the series has no SeriesInstanceUID, so nothing can refer to it; expected one. "
+            "Export the series with its UIDs."
+        )
+    files = {frame.file: datasets[frame.file] for frame in frames}
+    return SeriesHeaders(files, frames, affine, _digest(series.uid.encode()))
+
+
+def _read_stack(
+    root: Path, series_uid: str | None, with_pixels: bool = True
+) -> tuple[SeriesInfo, dict[Path, Dataset], list[Frame], np.ndarray, list[str]]:
+    """Choose a series and read its files; their slices are sorted and make a regular stack."""
     series, warnings = _select_series(root, list_series(root), series_uid)
-    datasets, num_localizers = _read_datasets(series)
+    datasets, num_localizers = _read_datasets(series, with_pixels)
     if num_localizers:
         warnings.append(f"{num_localizers} localizer image(s) of the series were left out")
     frames = [frame for file, dataset in datasets.items() for frame in frames_of(file, dataset)]
@@ -138,12 +192,7 @@ def read_series(folder: str | Path, series_uid: str | None = None) -> tuple[np.n
             "Give the folder that holds all slices of the series."
         )
     frames, affine = stack_frames(frames)
-    volume = _read_voxels(datasets, frames)
-    for text in warnings:
-        logger.warning(text)
-    identity = series.uid.encode() or np.ascontiguousarray(volume).data
-    info = {"series": _digest(identity), "warnings": warnings}
-    return volume.transpose(2, 1, 0), affine, info
+    return series, datasets, frames, affine, warnings
 
 
 def _read_voxels(datasets: dict[Path, Dataset], frames: Sequence[Frame]) -> np.ndarray:
@@ -274,7 +323,7 @@ def _select_series(root: Path, found: Sequence[SeriesInfo], series_uid: str | No
     return chosen[0], warnings
 
 
-def _read_datasets(series: SeriesInfo) -> tuple[dict[Path, Dataset], int]:
+def _read_datasets(series: SeriesInfo, with_pixels: bool) -> tuple[dict[Path, Dataset], int]:
     """Read a series' files without its localizers; the second value counts these."""
     import pydicom
 
@@ -283,7 +332,7 @@ def _read_datasets(series: SeriesInfo) -> tuple[dict[Path, Dataset], int]:
     num_localizers = 0
     for file in series.files:
         try:
-            dataset = pydicom.dcmread(file)
+            dataset = pydicom.dcmread(file, stop_before_pixels=not with_pixels)
         except (EOFError, OSError) as error:
             raise InputError(
                 f"{file.name}: can't be read as DICOM ({error}). Copy or export the series again."
@@ -292,7 +341,7 @@ def _read_datasets(series: SeriesInfo) -> tuple[dict[Path, Dataset], int]:
             num_localizers += 1
         elif "Rows" in dataset:
             datasets[file] = dataset
-            if "PixelData" not in dataset:
+            if with_pixels and "PixelData" not in dataset:
                 without_pixels.append(file)
     if without_pixels:
         raise InputError(

@@ -35,6 +35,7 @@ _NAMES: dict[str, str] = {
     "image_gains": "methods",
     "locate": "citations",
     "named_side": "verifier",
+    "evidence_levels": "files",
     "report_sentences": "sentences",
     "voxel_map": "maps",
     "write_evidence": "files",

@@ -37,7 +37,7 @@ def write_evidence(evidence: ReportEvidence, folder: Path) -> None:
     has one volume for each sentence, float32 from 0 to 1, on the grid of the visual tokens: a voxel of it is a token,
     and its affine says where that lies in the patient.
     """
-    levels = np.digitize(evidence.voxels, [level["from"] for level in LEVELS]).astype(np.uint8)
+    levels = evidence_levels(evidence.voxels)
     weights = evidence.grid.stacked(evidence.weights)
     sentences = weights / weights.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
     contents = (
@@ -49,3 +49,8 @@ def write_evidence(evidence: ReportEvidence, folder: Path) -> None:
         image = nib.Nifti1Image(array, affine)
         image.header.set_xyzt_units("mm")
         nib.save(image, folder / name)
+
+
+def evidence_levels(voxels: np.ndarray) -> np.ndarray:
+    """:data:`LEVELS` of evidence from 0 to 1, uint8; 0 below the lowest."""
+    return np.digitize(voxels, [level["from"] for level in LEVELS]).astype(np.uint8)

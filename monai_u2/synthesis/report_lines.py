@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_HEADING = re.compile(
+HEADING = re.compile(
     r"^\W*(findings?|impressions?|conclusions?|technique|comparison|indication|history|recommendations?|检查所见|影像所见|"
     r"所见|诊断意见|印象|结论)\s*[:：]\s*",
     re.IGNORECASE,
@@ -63,7 +63,7 @@ def split_report(report: str) -> list[ReportLine]:
     lines: list[ReportLine] = []
     section = None
     for paragraph in report.splitlines():
-        heading = _HEADING.match(paragraph)
+        heading = HEADING.match(paragraph)
         if heading:
             section, paragraph = heading[1].lower(), paragraph[heading.end() :]
         lines += [ReportLine(len(lines) + 1 + i, text, section) for i, text in enumerate(_sentences(paragraph))]

@@ -29,6 +29,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
+from monai_u2.dicom.document import ReportDocument
+from monai_u2.dicom.documents import DOCUMENT_FILES, ReportDocuments
 from monai_u2.evidence.files import EVIDENCE_FILES, LEVELS, write_evidence
 from monai_u2.networks.checkpoints import file_sha256
 from monai_u2.transforms.load import OUTSIDE_PLANE
@@ -61,6 +63,7 @@ class SaveReport(Transform):
         model_version: version of the model (``version`` of the bundle's metadata).
         preprocessing: the values of the preprocessing (spacing in mm, window in HU, ...), plain JSON types.
         window: lowest and highest HU of the overview.
+        documents: which documents to write beside these.
 
     Raises:
         ValueError: ``window`` isn't (lowest, highest).
@@ -74,6 +77,7 @@ class SaveReport(Transform):
         model_version: str,
         preprocessing: Mapping[str, Any] | None = None,
         window: Sequence[float] = (-160.0, 240.0),
+        documents: ReportDocuments | None = None,
     ) -> None:
         if len(window) != 2 or not window[0] < window[1]:
             raise ValueError(f"window is {window}; expected (lowest HU, highest HU).")
@@ -83,6 +87,7 @@ class SaveReport(Transform):
         self.model_version = model_version
         self.preprocessing = dict(preprocessing or {})
         self.window = (float(window[0]), float(window[1]))
+        self.documents = ReportDocuments() if documents is None else documents
 
     @cached_property
     def model_sha256(self) -> str:
@@ -98,6 +103,8 @@ class SaveReport(Transform):
         pixel_mm: float,
         case: str | None = None,
         evidence: ReportEvidence | None = None,
+        source: str | Path = "",
+        is_whole: bool = True,
     ) -> Path:
         """Write one case.
 
@@ -109,15 +116,23 @@ class SaveReport(Transform):
             pixel_mm: size of their pixels in mm.
             case: name of the case's folder within ``output_dir``; None writes into ``output_dir`` itself.
             evidence: where the report comes from; its maps are written too, and its sentences to ``report.json``.
+            source: path of the CT, which DICOM documents refer to.
+            is_whole: whether the model came to its end; False adds a warning.
 
         Returns:
             The folder with the files.
 
         Raises:
             ValueError: ``case`` isn't a plain folder name.
+            InputError: what :class:`monai_u2.dicom.ReportDocuments` refuses.
         """
         if case is not None and (case in ("", ".", "..") or Path(case).name != case):
             raise ValueError(f"case is {case!r}; expected a name for a folder, without separators.")
+        if not is_whole:
+            text = "the report was cut off at its largest length (max_new_tokens)"
+            info = {**info, "warnings": [*info["warnings"], text]}
+        series, texts = self.documents.source(source, info["source"], info["series"])
+        info = {**info, "warnings": [*info["warnings"], *texts]}
         folder = self.output_dir if case is None else self.output_dir / case
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +160,18 @@ class SaveReport(Transform):
                 content |= {"sentences": evidence.sentences, "evidence_levels": LEVELS}
             text = json.dumps(content, indent=4, ensure_ascii=False)
             (writing / "report.json").write_text(text + "\n", encoding="utf-8")
-            for name in EVIDENCE_FILES:
+            document = ReportDocument(
+                report=report.strip(),
+                question=question,
+                warnings=info["warnings"],
+                is_whole=is_whole,
+                model_name=self.model_name,
+                model_version=self.model_version,
+                model_sha256=self.model_sha256,
+                sentences=[] if evidence is None else evidence.sentences,
+            )
+            self.documents.write(writing, document, series, writing / "overview.png", evidence)
+            for name in (*EVIDENCE_FILES, *DOCUMENT_FILES):
                 (folder / name).unlink(missing_ok=True)  # of an earlier report
             for file in sorted(writing.iterdir()):
                 os.replace(file, folder / file.name)
@@ -198,6 +224,8 @@ class SaveReportd(MapTransform):
         case_key: key of the case's name: each case gets its own folder in ``output_dir``. None: there is one case,
             written into ``output_dir`` itself.
         evidence_key: key of the report's evidence; None for none.
+        documents: which documents to write beside the report.
+        source_key: key of the CT's path, which DICOM documents refer to.
         allow_missing_keys: pass over keys that aren't there.
     """
 
@@ -215,15 +243,18 @@ class SaveReportd(MapTransform):
         planes_key: str = "planes",
         case_key: str | None = None,
         evidence_key: str | None = None,
+        documents: ReportDocuments | None = None,
+        source_key: str = "source",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.evidence_key = evidence_key
+        self.source_key = source_key
         self.question_key = question_key
         self.info_key = info_key
         self.planes_key = planes_key
         self.case_key = case_key
-        self.save = SaveReport(output_dir, model_file, model_name, model_version, preprocessing, window)
+        self.save = SaveReport(output_dir, model_file, model_name, model_version, preprocessing, window, documents)
         self._only_series: str | None = None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -241,9 +272,6 @@ class SaveReportd(MapTransform):
                     "Set case_key, so that each gets its own folder."
                 )
             self._only_series = info["series"]
-            if not d.get(f"{key}_whole", True):
-                text = "the report was cut off at its largest length (max_new_tokens)"
-                info = info | {"warnings": [*info["warnings"], text]}
             self.save(
                 report=d[key],
                 question=d[self.question_key],
@@ -252,6 +280,8 @@ class SaveReportd(MapTransform):
                 pixel_mm=float(d[f"{self.planes_key}_mm"]),
                 case=None if self.case_key is None else str(d[self.case_key]),
                 evidence=None if self.evidence_key is None else d[self.evidence_key],
+                source=d.get(self.source_key, ""),
+                is_whole=bool(d.get(f"{key}_whole", True)),
             )
         return d
 
