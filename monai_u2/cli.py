@@ -10,8 +10,8 @@
 # limitations under the License.
 
 
-"""The command line: ``monai-u2 report``, ``train``, ``evaluate``, ``compare``, ``ablate``, ``data``, ``phantom``,
-``convert`` and ``version``.
+"""The command line: ``monai-u2 report``, ``view``, ``train``, ``evaluate``, ``compare``, ``ablate``, ``data``,
+``phantom``, ``convert`` and ``version``.
 
 Arguments are checked before anything heavy is imported; the work itself is the bundle's.
 """
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_u2.commands.command import Command, check_whole_number, check_writable, find_bundle
+from monai_u2.commands.view import view_command, view_report
 from monai_u2.exceptions import InputError, find_input_error
 
 __all__ = ["main"]
@@ -45,6 +46,8 @@ def report(
     question: str | None = None,
     series: str | None = None,
     device: str | None = None,
+    evidence: bool = False,
+    view: bool = False,
     verbose: bool = False,
 ) -> Command:
     """Write the report of one CT: report.txt, report.json, overview.png. Not for clinical use.
@@ -56,6 +59,8 @@ def report(
         question: what to ask of the CT instead of the whole report.
         series: SeriesInstanceUID to read where a DICOM folder holds several.
         device: where the model runs, such as cpu or cuda:0; by default what the bundle's config says.
+        evidence: write where in the CT each sentence comes from, too.
+        view: show the report beside its CT in the browser, as monai-u2 view does; with evidence.
         verbose: show the log of MONAI and of the bundle.
     """
     return Command(_report, **locals())
@@ -128,6 +133,7 @@ def main() -> None:
     texts = {"bundle": str, "question": str, "series": str, "device": str}
     commands = {
         "report": SetParseFns(input=str, output=str, **texts)(report),
+        "view": view_command(),
         "train": SetParseFns(config=str)(train),
         **evaluation_commands(),
         "ablate": ablate_command(),
@@ -160,6 +166,8 @@ def _report(
     question: str | None,
     series: str | None,
     device: str | None,
+    evidence: bool,
+    view: bool,
     verbose: bool,
 ) -> None:
     start = time.monotonic()
@@ -170,17 +178,26 @@ def _report(
     if question is not None and not question.strip():
         raise InputError("--question is empty; expected a question. Leave it out to get the whole report.")
     root = find_bundle(bundle, "configs/inference.json", "models/model.pt")
+    evidence = evidence or view
     written = folder / "report.json"
     before = _stamp(written)
     overrides = {"question": question, "series_uid": series, "device": device}
     overrides |= {"bundle_root": str(root), "input_image": str(image.resolve()), "output_dir": str(folder.resolve())}
-    _run_inference(root, verbose, {key: value for key, value in overrides.items() if value is not None})
+    switches = {"evidence": True} if evidence else {}  # a bundle without this id works, too, where none is asked for
+    _run_inference(root, verbose, {key: value for key, value in overrides.items() if value is not None}, switches)
     if _stamp(written) in (None, before):
         raise RuntimeError(f"the bundle {root} ran, but wrote no {written}")
     content = json.loads(written.read_text(encoding="utf-8"))
     lines = [content["report"], ""] + [f"Warning: {text}" for text in content["warnings"]]
     lines.append(f"Not for clinical use. Written to {folder} in {time.monotonic() - start:.1f} s.")
     sys.stdout.write("\n".join(lines) + "\n")
+    if evidence:
+        from monai_u2.apps.viewer import remember_image
+
+        remember_image(folder, image, series)
+    if view:
+        sys.stdout.flush()
+        view_report(str(folder))
 
 
 def _train(config: str | None, overrides: dict[str, Any]) -> None:
@@ -200,7 +217,7 @@ def _train(config: str | None, overrides: dict[str, Any]) -> None:
     run(run_id="training", config_file=str(file), **overrides)
 
 
-def _run_inference(root: Path, verbose: bool, overrides: dict[str, str]) -> None:
+def _run_inference(root: Path, verbose: bool, overrides: dict[str, str], switches: dict[str, bool]) -> None:
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     else:
@@ -222,6 +239,7 @@ def _run_inference(root: Path, verbose: bool, overrides: dict[str, str]) -> None
         logging_file=False,
         workflow_type="infer",
         **{key: _literal(value) for key, value in overrides.items()},
+        **switches,
     )
     workflow.initialize()
     try:

@@ -53,7 +53,9 @@ def view_command() -> Callable[..., Command]:
     return SetParseFns(folder=str, image=str, export=str)(view)
 
 
-def view_report(folder: str, image: str | None, port: int, browser: bool, export: str | None) -> None:
+def view_report(
+    folder: str, image: str | None = None, port: int = 0, browser: bool = True, export: str | None = None
+) -> None:
     """Do what :func:`view` says."""
     check_whole_number("port", port, 0)
     from monai_u2.apps.viewer import ViewedReport, ViewerServer, export_page, nifti_of, remembered_image

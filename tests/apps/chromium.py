@@ -151,7 +151,7 @@ class Chromium:
 
     def click(self, selector: str) -> None:
         """Click into the middle of the first line of an element."""
-        script = f"(e => {{ e.scrollIntoView({{block: 'center'}}); const r = e.getClientRects()[0]; "
+        script = "(e => { e.scrollIntoView({block: 'center'}); const r = e.getClientRects()[0]; "
         script += f"return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.querySelector({json.dumps(selector)}))"
         x, y = self.run(script)
         for kind in ("mousePressed", "mouseReleased"):

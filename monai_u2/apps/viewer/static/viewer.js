@@ -7,7 +7,7 @@
   const told = document.getElementById("cited");
   const location = document.getElementById("location");
   const slider = document.getElementById("opacity");
-  const buttons = find("button.sentence");
+  const buttons = find(".report .sentence");
   const { Niivue, NVImage, SHOW_RENDER, MULTIPLANAR_TYPE, DRAG_MODE } = niivue;
   const nv = new Niivue({
     isRadiologicalConvention: true,
@@ -18,7 +18,10 @@
     multiplanarLayout: MULTIPLANAR_TYPE.GRID,
     show3Dcrosshair: true,
     crosshairColor: [0.2, 0.9, 0.3, 0.8],
-    crosshairGap: 4,
+    crosshairWidth: 1,
+    crosshairWidthUnit: "mm",
+    crosshairGap: 12,
+    multiplanarPadPixels: 10,
     fontColor: [1, 0.9, 0.2, 1],
     backColor: [0, 0, 0, 1],
     dragMode: DRAG_MODE.windowing,
@@ -43,7 +46,7 @@
 
   const letters = ([left, posterior, superior]) =>
     [[left, "L", "R"], [posterior, "P", "A"], [superior, "S", "I"]]
-      .map(([mm, more, less]) => `${mm < 0 ? less : more} ${Math.abs(mm).toFixed(1)}`).join("  ") + " mm";
+      .map(([mm, more, less]) => `${mm < 0 ? less : more} ${Math.abs(mm).toFixed(1)}`).join(" ") + " mm";
 
   // mm in LPS, as in report.json; NiiVue counts in RAS
   const crosshairMm = () => {
@@ -67,8 +70,8 @@
     const head = `Sentence ${index + 1} of ${content.sentences.length}: `;
     if (place === null) return `${head}no place in the image.`;
     const { first, last, axis } = place.slices;
-    const of = content.shape ? ` of 0 to ${content.shape[axis] - 1}` : "";
-    return `${head}slices ${first} to ${last}${of}\nStrongest at ${letters(place.peak_lps_mm)}, voxel ` +
+    const all = content.shape ? ` (the CT has 0 to ${content.shape[axis] - 1})` : "";
+    return `${head}slices ${first} to ${last}${all}\nStrongest at ${letters(place.peak_lps_mm)}, voxel ` +
       `${place.peak_voxel.join(", ")}\nShare of the evidence near it: ${Math.round(100 * place.concentration)} %\n` +
       `Confidence in the place: ${Math.round(100 * place.confidence)} % (fitted on phantoms)`;
   };
@@ -107,7 +110,9 @@
     if (event.key === "ArrowDown") step(1);
     else if (event.key === "ArrowUp") step(-1);
     else if (window !== undefined) setWindow(window);
-    else if (event.key === "e") {
+    else if (["Enter", " "].includes(event.key) && buttons.includes(event.target)) {
+      select(Number(event.target.dataset.sentence));
+    } else if (event.key === "e") {
       evidenceShown = !evidenceShown;
       showEvidence();
     } else return;
@@ -117,10 +122,8 @@
 
   const start = async () => {
     await nv.attachTo("ct");
-    nv.onLocationChange = () => {
-      const volume = nv.volumes[0];
-      const voxel = volume.convertFrac2Vox(nv.scene.crosshairPos);
-      location.textContent = `${letters(crosshairMm())}   ${Math.round(volume.getValue(...voxel))} HU`;
+    nv.onLocationChange = ({ values }) => {
+      location.textContent = `${letters(crosshairMm())}, ${Math.round(values[0].value)} HU`;
     };
     const [black, white] = content.windows["soft tissue"];
     const ct = { url: await bytes("ct", content.ct), name: content.ct, cal_min: black, cal_max: white };
