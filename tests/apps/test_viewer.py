@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
 import os
@@ -338,7 +339,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 def test_command_exports(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_main(monkeypatch, "view", folder, "--export", tmp_path / "page.html") == 0
-    page = (tmp_path / "page.html").read_text()
+    page = html.unescape((tmp_path / "page.html").read_text())
     assert 'id="volume-ct"' in page and 'id="volume-maps"' in page and "connect-src 'none'" in page
     assert not re.search(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?!data:)", page) and "Doe" not in page
 

@@ -59,10 +59,16 @@
     nv.createOnLocationChange();
   };
 
+  // one refresh for map and opacity: each sends the volumes to the graphics card
   const showEvidence = () => {
-    if (nv.volumes.length < 2) return;
+    const maps = nv.volumes[1];
+    if (maps === undefined) return;
     const there = chosen !== null && content.sentences[chosen].place !== null;
-    nv.setOpacity(1, there && evidenceShown ? Number(slider.value) : 0);
+    const opacity = there && evidenceShown ? Number(slider.value) : 0;
+    const frame = there ? chosen : maps.frame4D;
+    if (opacity === maps.opacity && frame === maps.frame4D) return;
+    Object.assign(maps, { opacity, frame4D: frame });
+    nv.updateGLVolume();
   };
 
   const describe = (index) => {
@@ -81,10 +87,7 @@
     for (const button of buttons) button.setAttribute("aria-pressed", Number(button.dataset.sentence) === index);
     told.textContent = describe(index);
     const { place } = content.sentences[index];
-    if (place !== null) {
-      if (nv.volumes.length > 1) nv.setFrame4D(nv.volumes[1].id, index);
-      moveTo(place.peak_lps_mm);
-    }
+    if (place !== null) moveTo(place.peak_lps_mm);
     showEvidence();
     nv.drawScene();
   };
@@ -132,6 +135,7 @@
       const maps = { url: await bytes("maps", content.maps), name: content.maps, cal_min: 0.25, cal_max: 1 };
       nv.addVolume(await NVImage.loadFromUrl({ ...maps, colormap: "warm", opacity: 0 }));
     }
+    nv.setRenderAzimuthElevation(180, 10); // from the front
     setWindow("soft tissue");
     for (const button of buttons) button.addEventListener("click", () => select(Number(button.dataset.sentence)));
     for (const button of find("button.window")) button.addEventListener("click", () => setWindow(button.dataset.window));
