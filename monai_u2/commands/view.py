@@ -30,7 +30,7 @@ def view(
     folder: str,
     image: str | None = None,
     port: int = 0,
-    browser: bool = True,
+    no_browser: bool = False,
     export: str | None = None,
 ) -> Command:
     """Show a report beside its CT in the browser, with the evidence of its sentences. Ends with Ctrl-C.
@@ -39,7 +39,7 @@ def view(
         folder: the output folder of monai-u2 report.
         image: the report's CT; by default where it lay when the report was written with --evidence.
         port: where to listen on 127.0.0.1; 0 for any that is free.
-        browser: open the page in the browser; --no-browser only prints its address.
+        no_browser: print the page's address, and don't open it.
         export: write one HTML file that holds everything, the CT too, and serve nothing.
     """
     return Command(view_report, **locals())
@@ -54,7 +54,7 @@ def view_command() -> Callable[..., Command]:
 
 
 def view_report(
-    folder: str, image: str | None = None, port: int = 0, browser: bool = True, export: str | None = None
+    folder: str, image: str | None = None, port: int = 0, no_browser: bool = False, export: str | None = None
 ) -> None:
     """Do what :func:`view` says."""
     check_whole_number("port", port, 0)
@@ -78,7 +78,7 @@ def view_report(
         with ViewerServer(report, nifti, port) as server:
             sys.stdout.write(f"{server.url}\nShown until Ctrl-C.\n")
             sys.stdout.flush()
-            if browser:
+            if not no_browser:
                 webbrowser.open(server.url)
             try:
                 server.serve_forever()

@@ -76,6 +76,7 @@ def _render(report: ViewedReport, ct_name: str, inlined: dict | None = None) -> 
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.policies["json.dumps_kwargs"] = {}  # keeps the order of the windows
     content = {
         "ct": ct_name,
         "maps": None if report.maps is None else SENTENCE_MAPS,
