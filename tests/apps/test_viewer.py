@@ -371,6 +371,7 @@ def test_command_serves_until_it_is_interrupted(folder: Path) -> None:
         assert process.wait(20) == 0
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_a_browser_goes_to_each_sentence(server: ViewerServer, tmp_path: Path) -> None:
     """Clicks, keys and windows; nothing leaves the machine, and the console stays silent."""
@@ -400,6 +401,7 @@ def test_a_browser_goes_to_each_sentence(server: ViewerServer, tmp_path: Path) -
         assert own and all(url.startswith(server.url) for url in own), own
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_the_exported_page_needs_nothing_else(folder: Path, image: Path, tmp_path: Path) -> None:
     export_page(ViewedReport.read(folder), image, tmp_path / "page.html")
