@@ -18,9 +18,12 @@ from monai_u2._lazy import lazy_attributes
 __version__ = "0.2.0"
 
 _SUBPACKAGES = (
+    "apps",
     "data",
+    "dicom",
     "engines",
     "evaluation",
+    "evidence",
     "handlers",
     "inferers",
     "judges",

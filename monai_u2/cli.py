@@ -10,8 +10,8 @@
 # limitations under the License.
 
 
-"""The command line: ``monai-u2 report``, ``train``, ``evaluate``, ``compare``, ``ablate``, ``data``, ``phantom``,
-``convert`` and ``version``.
+"""The command line: ``monai-u2 report``, ``view``, ``train``, ``evaluate``, ``compare``, ``ablate``, ``data``,
+``phantom``, ``convert`` and ``version``.
 
 Arguments are checked before anything heavy is imported; the work itself is the bundle's.
 """
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_u2.commands.command import Command, check_whole_number, check_writable, find_bundle
+from monai_u2.commands.view import view_command, view_report
 from monai_u2.exceptions import InputError, find_input_error
 
 __all__ = ["main"]
@@ -48,6 +49,8 @@ def report(
     dicom_sr: bool = False,
     pdf: bool = False,
     dicom_seg: bool = False,
+    evidence: bool = False,
+    view: bool = False,
     verbose: bool = False,
 ) -> Command:
     """Write the report of one CT: report.txt, report.json, overview.png. Not for clinical use.
@@ -62,6 +65,8 @@ def report(
         dicom_sr: write report_sr.dcm too, a DICOM structured report; for a CT in DICOM.
         pdf: write report.pdf too, and for a CT in DICOM report_pdf.dcm.
         dicom_seg: write evidence_seg.dcm too, the report's evidence as DICOM segmentation; for a CT in DICOM.
+        evidence: write where in the CT each sentence comes from, too.
+        view: show the report beside its CT in the browser, as monai-u2 view does; with evidence.
         verbose: show the log of MONAI and of the bundle.
     """
     return Command(_report, **locals())
@@ -134,6 +139,7 @@ def main() -> None:
     texts = {"bundle": str, "question": str, "series": str, "device": str}
     commands = {
         "report": SetParseFns(input=str, output=str, **texts)(report),
+        "view": view_command(),
         "train": SetParseFns(config=str)(train),
         **evaluation_commands(),
         "ablate": ablate_command(),
@@ -169,6 +175,8 @@ def _report(
     dicom_sr: bool,
     pdf: bool,
     dicom_seg: bool,
+    evidence: bool,
+    view: bool,
     verbose: bool,
 ) -> None:
     start = time.monotonic()
@@ -181,12 +189,14 @@ def _report(
     documents = {"dicom_sr": dicom_sr, "pdf": pdf, "dicom_seg": dicom_seg}
     _check_documents(image, documents)
     root = find_bundle(bundle, "configs/inference.json", "models/model.pt")
+    evidence = evidence or view
     written = folder / "report.json"
     before = _stamp(written)
     overrides = {"question": question, "series_uid": series, "device": device}
     overrides |= {"bundle_root": str(root), "input_image": str(image.resolve()), "output_dir": str(folder.resolve())}
-    overrides |= {name: True for name, asked in documents.items() if asked}
-    _run_inference(root, verbose, {key: value for key, value in overrides.items() if value is not None})
+    # a bundle without these ids works, too, where none of them is asked for
+    switches = {name: True for name, asked in {**documents, "evidence": evidence}.items() if asked}
+    _run_inference(root, verbose, {key: value for key, value in overrides.items() if value is not None}, switches)
     if _stamp(written) in (None, before):
         raise RuntimeError(f"the bundle {root} ran, but wrote no {written}")
     for name, file in {"dicom_sr": "report_sr.dcm", "pdf": "report.pdf", "dicom_seg": "evidence_seg.dcm"}.items():
@@ -199,6 +209,13 @@ def _report(
     lines = [content["report"], ""] + [f"Warning: {text}" for text in content["warnings"]]
     lines.append(f"Not for clinical use. Written to {folder} in {time.monotonic() - start:.1f} s.")
     sys.stdout.write("\n".join(lines) + "\n")
+    if evidence:
+        from monai_u2.apps.viewer import remember_image
+
+        remember_image(folder, image, series)
+    if view:
+        sys.stdout.flush()
+        view_report(str(folder))
 
 
 def _check_documents(image: Path, documents: dict[str, bool]) -> None:
@@ -231,7 +248,7 @@ def _train(config: str | None, overrides: dict[str, Any]) -> None:
     run(run_id="training", config_file=str(file), **overrides)
 
 
-def _run_inference(root: Path, verbose: bool, overrides: dict[str, str | bool]) -> None:
+def _run_inference(root: Path, verbose: bool, overrides: dict[str, str], switches: dict[str, bool]) -> None:
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     else:
@@ -252,7 +269,8 @@ def _run_inference(root: Path, verbose: bool, overrides: dict[str, str | bool]) 
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="infer",
-        **{key: _literal(value) if isinstance(value, str) else value for key, value in overrides.items()},
+        **{key: _literal(value) for key, value in overrides.items()},
+        **switches,
     )
     workflow.initialize()
     try:

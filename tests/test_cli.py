@@ -495,3 +495,21 @@ def test_phantom_refuses_wrong_values(
     assert main(monkeypatch, "phantom", tmp_path / "data", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+def test_view_shows_the_report_with_its_evidence(
+    tmp_path: Path, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, switched = [], []
+    run = cli._run_inference
+
+    def run_inference(root: Path, verbose: bool, overrides: dict[str, str], switches: dict[str, bool]) -> None:
+        switched.append(switches)
+        run(root, verbose, overrides, {})  # this bundle has no evidence
+
+    monkeypatch.setattr(cli, "_run_inference", run_inference)
+    monkeypatch.setattr(cli, "view_report", shown.append)
+    out = tmp_path / "out"
+    assert main(monkeypatch, "report", image, "--output", out, "--bundle", bundle, "--view") == 0
+    assert (shown, switched) == ([str(out)], [{"evidence": True}])
+    assert json.loads((out / "viewer.json").read_text()) == {"image": str(image.resolve()), "series_uid": None}

@@ -1,0 +1,137 @@
+# Copyright (c) monai_u2 contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""A report's folder, read for the viewer: its text, its sentences, and what there is to say of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from monai_u2.evidence.files import EVIDENCE_FILES
+from monai_u2.evidence.sentences import report_sentences
+from monai_u2.exceptions import InputError
+
+SENTENCE_MAPS = EVIDENCE_FILES[2]
+FLAG_WORDS = {
+    "diffuse": "evidence spread over the whole body",
+    "other side": "evidence lies on the other side than the one named",
+    "other height": "evidence lies at another height than the one named",
+    "against the image": "the image speaks against it",
+}
+_AGAIN = "Run monai-u2 report again with --evidence."
+
+
+@dataclass(frozen=True)
+class ViewedReport:
+    """What the viewer shows of a report.
+
+    Attributes:
+        content: ``report.json``.
+        segments: the report's text in pieces, each with the index of its sentence, None between sentences.
+        sentences: those of ``report.json``, with ``marks``: what is to be said of each in words.
+        notices: what is to be known of the whole, such as missing evidence.
+        maps: the file with a map for each sentence, None where there is none that fits.
+    """
+
+    content: dict[str, Any]
+    segments: list[tuple[str, int | None]]
+    sentences: list[dict[str, Any]]
+    notices: list[str]
+    maps: Path | None
+
+    @classmethod
+    def read(cls, folder: Path) -> ViewedReport:
+        """Read the folder that ``monai-u2 report`` wrote.
+
+        Raises:
+            InputError: without a readable ``report.json``.
+        """
+        content = _content(folder / "report.json")
+        report, sentences = content["report"], content.get("sentences")
+        notices = [f"Warning: {text}" for text in content.get("warnings", [])]
+        if sentences is None:
+            notices.append(f"This report has no evidence: its sentences have no places. {_AGAIN}")
+            return cls(content, [(report, None)], [], notices, None)
+        segments, moved = _segments(report, sentences)
+        if moved or [one.text for one in report_sentences(report)] != [one["text"] for one in sentences]:
+            lost = set(range(len(sentences))) - {index for _, index in segments}
+            gone = f" No longer in it: {' '.join(sentences[index]['text'] for index in sorted(lost))}" if lost else ""
+            notices.append(
+                f"The report was changed after its evidence was made: what is changed has no evidence.{gone} {_AGAIN}"
+            )
+        maps: Path | None = folder / SENTENCE_MAPS
+        problem = _problem(folder / SENTENCE_MAPS, len(sentences))
+        if problem is not None and sentences:
+            notices.append(f"{SENTENCE_MAPS} {problem}: places are shown without their maps. {_AGAIN}")
+        if problem is not None or not sentences:
+            maps = None
+        return cls(content, segments, [{**one, "marks": _marks(one)} for one in sentences], notices, maps)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; expected the output folder of monai-u2 report. Check the folder.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: is no JSON ({error}); expected what monai-u2 report writes. {_AGAIN}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("report"), str):
+        raise InputError(f"{file}: has no text at report; expected what monai-u2 report writes. {_AGAIN}")
+    keys = ("text", "start", "end", "place", "flags", "rests_on_image", "image_gain_nats")
+    for number, sentence in enumerate(content.get("sentences", []), start=1):
+        if not isinstance(sentence, dict) or (lacking := [key for key in keys if key not in sentence]):
+            lacking = lacking if isinstance(sentence, dict) else list(keys)
+            raise InputError(f"{file}: sentence {number} lacks {lacking}. {_AGAIN}")
+    return content
+
+
+def _segments(report: str, sentences: Sequence[dict[str, Any]]) -> tuple[list[tuple[str, int | None]], bool]:
+    """The report's text in pieces, and whether a sentence isn't where it was."""
+    segments: list[tuple[str, int | None]] = []
+    position, moved = 0, False
+    for index, sentence in enumerate(sentences):
+        start = sentence["start"]
+        if start < position or report[start : sentence["end"]] != sentence["text"]:
+            start, moved = report.find(sentence["text"], position), True
+        if start < 0:
+            continue
+        segments += [(report[position:start], None), (sentence["text"], index)]
+        position = start + len(sentence["text"])
+    segments.append((report[position:], None))
+    return [segment for segment in segments if segment[0]], moved
+
+
+def _problem(maps: Path, count: int) -> str | None:
+    """What keeps the sentences' maps from being shown."""
+    if not maps.is_file():
+        return "is missing"
+    try:
+        shape = nib.load(maps).shape
+    except (nib.filebasedimages.ImageFileError, OSError, ValueError, EOFError):
+        return "can't be read"
+    found = shape[3] if len(shape) == 4 else 1
+    return None if found == count else f"holds {found} maps for {count} sentences"
+
+
+def _marks(sentence: dict[str, Any]) -> list[dict[str, str]]:
+    marks = [{"kind": "flag", "text": FLAG_WORDS.get(flag, flag)} for flag in sentence["flags"]]
+    if not sentence["rests_on_image"]:
+        marks.append({"kind": "none", "text": "not from the image"})
+    elif sentence["place"] is None:
+        marks.append({"kind": "none", "text": "no place in the body"})
+    return marks
