@@ -209,10 +209,12 @@ def _report(
     lines = [content["report"], ""] + [f"Warning: {text}" for text in content["warnings"]]
     lines.append(f"Not for clinical use. Written to {folder} in {time.monotonic() - start:.1f} s.")
     sys.stdout.write("\n".join(lines) + "\n")
-    if evidence:
+    if evidence or "sentences" in content:  # there is evidence, by which switch ever
         from monai_u2.apps.viewer import remember_image
 
         remember_image(folder, image, series)
+    else:
+        (folder / "viewer.json").unlink(missing_ok=True)  # of an earlier report
     if view:
         sys.stdout.flush()
         view_report(str(folder))

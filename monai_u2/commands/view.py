@@ -58,11 +58,15 @@ def view_report(
 ) -> None:
     """Do what :func:`view` says."""
     check_whole_number("port", port, 0)
-    from monai_u2.apps.viewer import ViewedReport, ViewerServer, export_page, nifti_of, remembered_image
+    from monai_u2.apps.viewer import IMAGE_FILE, ViewedReport, ViewerServer, export_page, nifti_of, remembered_image
 
     root = Path(folder).expanduser()
     report = ViewedReport.read(root)
-    ct, series_uid = (Path(image).expanduser(), None) if image is not None else remembered_image(root)
+    if image is None or (root / IMAGE_FILE).is_file():
+        ct, series_uid = remembered_image(root)
+    else:
+        ct, series_uid = Path(image), None
+    ct = ct if image is None else Path(image).expanduser()
     series = report.content.get("geometry", {}).get("series")
     with tempfile.TemporaryDirectory(prefix="monai-u2-view-") as made:
         nifti = nifti_of(ct, series, Path(made), series_uid)
@@ -79,7 +83,10 @@ def view_report(
             sys.stdout.write(f"{server.url}\nShown until Ctrl-C.\n")
             sys.stdout.flush()
             if not no_browser:
-                webbrowser.open(server.url)
+                # the address has the key, and every user of this machine sees the arguments of a browser's process
+                door = Path(made) / "open.html"
+                door.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={server.url}">\n')
+                webbrowser.open(door.as_uri())
             try:
                 server.serve_forever()
             except KeyboardInterrupt:

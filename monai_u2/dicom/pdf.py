@@ -52,7 +52,9 @@ def write_pdf(document: ReportDocument, picture: Path, file: Path) -> None:
     from matplotlib.image import imread
 
     pixels = imread(picture)
-    image_height = (_WIDTH - 2 * _MARGIN) * pixels.shape[0] / pixels.shape[1]
+    # as wide as the page, or half as high
+    scale = min((_WIDTH - 2 * _MARGIN) / pixels.shape[1], (_HEIGHT - 2 * _MARGIN) / 2 / pixels.shape[0])
+    image_height, image_width = (scale * size for size in pixels.shape[:2])
     paragraphs = [*document.report.splitlines(), "", *document.notes]
     fonts = _fonts("".join([*paragraphs, document.title]))
     # fonts of type 42 are embedded, so that their characters can be searched for and copied
@@ -68,7 +70,7 @@ def write_pdf(document: ReportDocument, picture: Path, file: Path) -> None:
                 top = _HEIGHT - _MARGIN
                 if number == 1:
                     _write(figure, top, document.title, weight="bold")
-                    box = [_MARGIN, top - _LINE - image_height, _WIDTH - 2 * _MARGIN, image_height]
+                    box = [(_WIDTH - image_width) / 2, top - _LINE - image_height, image_width, image_height]
                     axes = figure.add_axes([box[0] / _WIDTH, box[1] / _HEIGHT, box[2] / _WIDTH, box[3] / _HEIGHT])
                     axes.imshow(pixels, aspect="auto")
                     axes.set_axis_off()

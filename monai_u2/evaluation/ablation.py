@@ -247,13 +247,14 @@ class _Stage:
         file = self.folder / SETTINGS
         if not file.is_file():
             return
-        held, wanted = json.loads(file.read_text(encoding="utf-8")), self.settings()
+        held, wanted = json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(self.settings()))
         pairs = [(held[group], wanted[group]) for group in wanted]
         differing = [key for old, new in pairs for key in {**old, **new} if old.get(key, _NONE) != new.get(key, _NONE)]
         if differing:
+            repeated = self.folder if self.kind == KINDS[1] else self.folder.parent  # a new model is evaluated anew
             raise InputError(
                 f"{self.folder}: holds a run with other settings ({', '.join(differing)}); expected those of this "
-                f"command. Give another --output, or delete this folder to repeat its {self.kind}."
+                f"command. Give another --output, or delete {repeated} to repeat its {self.kind}."
             )
 
     def run(self) -> str:

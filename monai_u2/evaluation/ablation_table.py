@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from monai_u2.data.records import write_text_atomically
-from monai_u2.evaluation.ablation import KINDS, METRICS, Ablation, Run, changes_of
+from monai_u2.evaluation.ablation import KINDS, METRICS, MODEL, Ablation, Run, changes_of
 from monai_u2.exceptions import InputError
 from monai_u2.metrics.crg import crg_statistic
 from monai_u2.metrics.findings import f1_statistic
 from monai_u2.metrics.significance import CaseStatistic, bootstrap_intervals, compare_runs, holm, mean_statistic
+from monai_u2.networks.checkpoints import file_sha256
 
 DEFAULT_METRICS: tuple[str, ...] = ("micro_f1", "green", "rougeL", "distinct")
 
@@ -83,9 +84,17 @@ def read_scores(folder: Path) -> RunScores:
 
     Args:
         folder: of the run, with `training` and `evaluation`.
+
+    Raises:
+        InputError: when another model was evaluated than that of the training.
     """
     training, evaluation = (folder / kind for kind in KINDS)
     content = json.loads((evaluation / METRICS).read_text(encoding="utf-8"))
+    if content["settings"]["model_sha256"] != file_sha256(training / MODEL):
+        raise InputError(
+            f"{evaluation}: is of another model than that in {training}, which was trained later. Delete {evaluation}, "
+            "and give the command again."
+        )
     predictions = _lines_of(evaluation / "predictions.jsonl")
     with (evaluation / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -114,7 +123,7 @@ def read_scores(folder: Path) -> RunScores:
 
 def _lines_of(file: Path) -> list[dict[str, Any]]:
     """Objects of a JSON Lines file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _finding_statistics(
@@ -174,10 +183,10 @@ def compare_configs(
         InputError: when runs aren't of the same cases, records and steps, a number or the reference is unknown, or no
             run is finished.
     """
+    reference = next(iter(scores), None) if reference is None else reference
     scores = {name: dict(runs) for name, runs in scores.items() if runs}
     if not scores:
         raise InputError("no run is finished; expected one or more. The logs named above say why.")
-    reference = next(iter(scores)) if reference is None else reference
     if reference not in scores:
         raise InputError(f"reference {reference} has no finished run; expected one of {', '.join(scores)}.")
     first = _same_budget(scores)

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -38,9 +39,10 @@ def evaluation_cases(
         max_cases: how many of them, from the first on; all without.
 
     Returns:
-        the records in their order, each with `id` (its own, else the image's name without suffix, and its path below
-        the images' common folder where two of the file have one name; the second record of an image ends with "#2" and
-        so on), `patient` (its own, else that name), `kind` and `reference`, its answer.
+        the records in their order, each with `id` (its own, else the image's name without suffix, followed by a hash of
+        its path below the images' common folder where two of the file have one name: folders often name patients; the
+        second record of an image ends with "#2" and so on), `patient` (its own, else that name), `kind` and
+        `reference`, its answer.
 
     Raises:
         InputError: when there is no record of these kinds, an id is there twice, or `max_cases` is no number from 1 on.
@@ -71,12 +73,13 @@ def evaluation_cases(
 
 
 def _names(images: Sequence[str]) -> dict[str, str]:
-    """Image -> its file's name where each image has its own, else its path below their common folder; no suffix."""
+    """Image -> its file's name without suffix, and a hash of its path below their common folder where two are alike."""
     images = list(dict.fromkeys(images))
     names = [_SUFFIX.sub("", Path(image).name) for image in images]
     if len(set(names)) < len(images):
         folder = os.path.commonpath([os.path.dirname(image) for image in images])
-        names = [_SUFFIX.sub("", Path(os.path.relpath(image, folder)).as_posix()) for image in images]
+        places = [Path(os.path.relpath(image, folder)).as_posix() for image in images]
+        names = [f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" for name, place in zip(names, places)]
     return dict(zip(images, names))
 
 

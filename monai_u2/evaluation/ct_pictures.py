@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Orientation
 
+from monai_u2.transforms.header import CorrectHeader
 from monai_u2.transforms.load import BODY_HU, ExtractPlanes, LoadCT
 from monai_u2.transforms.save_report import PLANES, SCALE_BAR_MM, trim_plane
 
@@ -54,11 +57,14 @@ class CTPicture:
     data_uri: str
 
 
-def ct_pictures(path: str | Path, *, size: int = 360) -> dict[str, list[CTPicture]]:
+def ct_pictures(
+    path: str | Path, header: Mapping[str, Any] | None = None, *, size: int = 360
+) -> dict[str, list[CTPicture]]:
     """Draw the axial, coronal, and sagittal plane of a CT in each of :data:`WINDOWS`.
 
     Args:
         path: a CT that :class:`~monai_u2.transforms.LoadCT` reads.
+        header: what takes the place of the file's header, see :data:`monai_u2.data.HEADER_KEYS`.
         size: pixels along the volume's longest edge.
 
     Returns:
@@ -67,7 +73,9 @@ def ct_pictures(path: str | Path, *, size: int = 360) -> dict[str, list[CTPictur
     Raises:
         InputError: as :class:`~monai_u2.transforms.LoadCT` does.
     """
-    image = Orientation("SPL", labels=None)(LoadCT()(path))
+    header = dict(header or {})
+    loaded = CorrectHeader()(LoadCT()(path, header.pop("volume_index", None)), **header)
+    image = Orientation("SPL", labels=None)(loaded)
     extract = ExtractPlanes(size)
     pictures = {}
     for window, (black, white) in WINDOWS.items():

@@ -23,7 +23,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from monai_u2.data.journal import check_settings
-from monai_u2.data.records import load_records, question_kind
+from monai_u2.data.records import HEADER_KEYS, load_records, question_kind
 from monai_u2.engines.run import attach_handlers
 from monai_u2.evaluation.controls import CONTROLS, MODEL, check_controls, most_frequent_reports, swapped_questions
 from monai_u2.evaluation.generation import ReportGenerator
@@ -111,8 +111,10 @@ class ReportEvaluator:
         notes: dict[str, Any] = {"left_out_controls": dict(self.generator.left_out)}
         predictions = self._predictions(generated, notes)
         cases = self.generator.cases
-        keys = ("id", "patient", "kind", "question", "image")
-        references = [{**{key: case[key] for key in keys}, "report": case["reference"]} for case in cases]
+        keys = ("id", "patient", "kind", "question", "image", *HEADER_KEYS)
+        references = [
+            {**{key: case[key] for key in keys if key in case}, "report": case["reference"]} for case in cases
+        ]
         controls = {"most_frequent_report": self._source} if "most_frequent_report" in predictions else {}
         settings = {**self.settings, "generation": {**self.generator.settings, **controls}}
         evaluation = evaluate_reports(predictions, references, self.scorer, settings)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_u2.data.records import write_text_atomically
+from monai_u2.data.records import HEADER_KEYS, write_text_atomically
 from monai_u2.evaluation.marked_report import MarkedSentence, mark_report
 from monai_u2.evaluation.page_plots import draw_findings, draw_lengths, draw_scores
 from monai_u2.exceptions import InputError
@@ -217,9 +217,7 @@ def _content(evaluation: _Evaluation, parse_findings: Labeller | None, images: b
     groups = _choose(ranked, num_cases)
     for chosen in groups.values():
         for case in chosen:
-            cases[case] |= _pictures(model[case].get("image"), images) | _other_reports(
-                evaluation, case, cases, parse_findings
-            )
+            cases[case] |= _pictures(model[case], images) | _other_reports(evaluation, case, cases, parse_findings)
     names = list(runs["model"]["metrics"])
     lead = next((name for name in _LEADING_METRICS if name in names), names[0] if names else None)
     questions = Counter(str(model[case].get("question") or "") for case in evaluation.rows)
@@ -321,11 +319,12 @@ def _other_reports(
     }
 
 
-def _pictures(image: str | None, wanted: bool) -> dict[str, Any]:
+def _pictures(line: Mapping[str, Any], wanted: bool) -> dict[str, Any]:
     """Pictures of a CT by window, or a note that says why there are none; it never names the file."""
     from monai_u2.evaluation.ct_pictures import WINDOWS, ct_pictures
 
     pictures, note = {}, None
+    image = line.get("image")
     if not wanted:
         note = "Images are left out of this page."
     elif not image:
@@ -334,10 +333,10 @@ def _pictures(image: str | None, wanted: bool) -> dict[str, Any]:
         note = "The image of this case is missing: it is not where the predictions say."
     else:
         try:
-            pictures = ct_pictures(image)
+            pictures = ct_pictures(image, {key: line[key] for key in HEADER_KEYS if key in line})
         except InputError as error:
             logger.warning("the image of a shown case can't be read (%s)", type(error).__name__)
-            note = "The image of this case can't be read; check it with `monai-u2 check`."
+            note = "The image of this case can't be read; check it with `monai-u2 data check`."
     return {"pictures": pictures, "windows": WINDOWS, "note": note}
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import monai_u2
-from monai_u2.data.records import write_records, write_text_atomically
+from monai_u2.data.records import HEADER_KEYS, write_records, write_text_atomically
 from monai_u2.evaluation.controls import MODEL
 from monai_u2.evaluation.scoring import ReportScorer, ReportScores
 from monai_u2.exceptions import InputError
@@ -260,6 +260,7 @@ def _prediction(entry: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[
         "kind": reference.get("kind", "report"),
         "question": reference.get("question"),
         "image": reference.get("image"),
+        **{key: reference[key] for key in HEADER_KEYS if key in reference},
         "new_tokens": entry.get("new_tokens"),
     }
 

@@ -25,7 +25,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import nibabel as nib
 import numpy as np
@@ -33,6 +33,7 @@ import pytest
 
 from monai_u2.apps.viewer import ViewedReport, ViewerServer, export_page, nifti_of, remember_image, remembered_image
 from monai_u2.cli import main
+from monai_u2.commands.view import view_report
 from monai_u2.exceptions import InputError
 from tests.apps.chromium import PROGRAM, Chromium
 
@@ -358,6 +359,31 @@ def test_command_refuses(
 ) -> None:
     assert run_main(monkeypatch, *[argument.format(folder=folder) for argument in arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_another_place_of_the_ct_keeps_its_series(
+    folder: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember_image(folder, image, "1.2.3")
+    asked = []
+    monkeypatch.setattr("monai_u2.apps.viewer.nifti_of", lambda ct, series, made, uid: asked.append((ct, uid)) or image)
+    view_report(str(folder), image=str(tmp_path / "moved"), export=str(tmp_path / "page.html"))
+    assert asked == [(tmp_path / "moved", "1.2.3")]
+
+
+def test_the_browser_is_not_given_the_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments of processes can be read by everyone on the machine."""
+    opened = []
+
+    def open_page(address: str) -> None:
+        door = Path(unquote(urlsplit(address).path))
+        opened.append((address, door.read_text(), door.parent.stat().st_mode & 0o077))
+
+    monkeypatch.setattr("webbrowser.open", open_page)
+    monkeypatch.setattr(ViewerServer, "serve_forever", lambda server: opened.append(server.url))
+    view_report(str(folder))
+    (address, content, others), url = opened
+    assert address.startswith("file:") and url not in address and f"url={url}" in content and others == 0
 
 
 def test_command_serves_until_it_is_interrupted(folder: Path) -> None:

@@ -131,6 +131,14 @@ def test_finished_runs_are_not_repeated(tmp_path: Path, processes: Processes) ->
     assert shown[0] == "[1/4] plain, seed 0: training was finished, evaluation was finished"
 
 
+def test_values_that_fire_reads_as_tuples_are_the_same_again(tmp_path: Path, processes: Processes) -> None:
+    again = {"seeds": 1, "overrides": {"network#width": (5, 6)}}
+    run_ablation(ablation(tmp_path, **again), print)
+    processes.started.clear()
+    run_ablation(ablation(tmp_path, **again), print)
+    assert processes.names() == []
+
+
 def test_a_training_that_was_broken_off_goes_on(tmp_path: Path, processes: Processes) -> None:
     folder = tmp_path / "runs" / "wide" / "seed_0" / "training"
     folder.mkdir(parents=True)
@@ -169,8 +177,8 @@ def test_a_run_without_its_result_has_failed(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"overrides": {"max_epochs": 3}}, r"plain/seed_0/training: holds a run with other settings \(max_epochs\)"),
-        ({"overrides": {"cases": 1}}, r"seed_0/evaluation: .* \(cases\).* delete this folder to repeat its evaluation"),
+        ({"overrides": {"max_epochs": 3}}, r"training: .* \(max_epochs\).* delete .*plain/seed_0 to repeat"),
+        ({"overrides": {"cases": 1}}, r"evaluation: .* \(cases\).* delete .*seed_0/evaluation to repeat"),
         ({"wide": {"network#width": 9}}, r"wide/seed_0/training: .*wide.json"),
     ],
 )

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -59,6 +60,7 @@ def write_run(
         part.mkdir(parents=True)
     (training / f"checkpoint_step={steps}.pt").touch()
     (training / f"checkpoint_step={steps - 10}.pt").touch()
+    (training / "model.pt").write_bytes(b"weights")
     (training / "run.json").write_text(json.dumps({"sha256": {"train_records": data}}))
     collapse = collapse_diagnostics(texts[0])
     model = {
@@ -66,7 +68,9 @@ def write_run(
         "metrics": {name: {"value": None, "low": 0, "high": 1} for name in ("rougeL", "micro_f1", "corpus_bleu1")},
         "collapse": {"distinct": collapse.distinct, "words_quantiles": [1.0, 2.0], "findings_per_normal_case": None},
     }
-    content = {"runs": [{**model, "name": "zeroed_images"}, model], "findings": dict.fromkeys(LABELS, {})}
+    settings = {"model_sha256": hashlib.sha256(b"weights").hexdigest()}
+    runs = [{**model, "name": "zeroed_images"}, model]
+    content = {"settings": settings, "runs": runs, "findings": dict.fromkeys(LABELS, {})}
     (evaluation / "metrics.json").write_text(json.dumps(content))
     with (evaluation / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -101,6 +105,29 @@ def test_numbers_are_read_from_what_a_run_wrote(tmp_path: Path) -> None:
     assert scores.statistics["rougeL"].value == pytest.approx((pair[0] == THERE)[1:].mean())
     assert "corpus_bleu1" not in scores.statistics and "distinct" not in scores.statistics
     assert 0 < scores.values["distinct"] <= 1 and np.isnan(scores.values["findings_per_normal_case"])
+
+
+def test_an_evaluation_of_an_earlier_model_is_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, named(0, 0.2))
+    (folder / "training" / "model.pt").write_bytes(b"trained again")
+    with pytest.raises(InputError, match="evaluation: is of another model than that in"):
+        read_scores(folder)
+
+
+def test_line_separators_in_a_report_are_no_ends_of_lines(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, named(0, 0.2))
+    file = folder / "evaluation" / "predictions.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["report"] = "Normal.\u2028No effusion.\x85"
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    assert len(read_scores(folder).references) == CASES
+
+
+def test_a_first_config_without_runs_is_no_reference(tmp_path: Path) -> None:
+    scores = {"failed": {}, **scores_of(tmp_path, good=0.1, bad=0.3)}
+    with pytest.raises(InputError, match="reference failed has no finished run"):
+        compare_configs(scores, metrics=["micro_f1"])
+    assert compare_configs(scores, metrics=["micro_f1"], reference="good")["settings"]["reference"] == "good"
 
 
 def test_findings_are_of_the_cases_that_ask_for_a_report(tmp_path: Path) -> None:

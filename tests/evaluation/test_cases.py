@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,11 @@ def test_ids_and_patients_follow_from_the_image(tmp_path: Path) -> None:
     assert [case["id"] for case in evaluation_cases(path, max_cases=1)] == ["a"]
 
 
-def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    path = written(tmp_path, {"image": "x/ct.nii.gz"}, {"image": "y/ct.nii.gz"})
-    assert [case["id"] for case in evaluation_cases(path)] == ["x/ct", "y/ct"]
+def test_images_of_one_name_are_told_apart_without_their_folders(tmp_path: Path) -> None:
+    path = written(tmp_path, {"image": "doe_john/ct.nii.gz"}, {"image": "roe_jane/ct.nii.gz"})
+    ids = [case["id"] for case in evaluation_cases(path)]
+    assert len(set(ids)) == 2 and all(re.fullmatch("ct-[0-9a-f]{8}", name) for name in ids)
+    assert [case["id"] for case in evaluation_cases(path)] == ids
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

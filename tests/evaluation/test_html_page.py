@@ -26,6 +26,7 @@ import pytest
 
 from monai_u2.data.phantom import FINDING_LABELS, draw_case, parse_findings, write_report
 from monai_u2.evaluation import write_html_page
+from monai_u2.evaluation.ct_pictures import ct_pictures
 from monai_u2.exceptions import InputError
 
 PLANTED_REFERENCE = """FINDINGS:
@@ -262,6 +263,16 @@ def test_unreadable_image_is_said_without_its_name(folder: Path, caplog: pytest.
         text = write_html_page(folder).read_text(encoding="utf-8")
     assert text.count("The image of this case can&#39;t be read") == 5
     assert "secret" not in text and "secret" not in caplog.text and "can't be read" in caplog.text
+
+
+def test_pictures_follow_the_corrected_header(folder: Path) -> None:
+    image = folder / "secret_name.nii.gz"
+    as_read = ct_pictures(image)["soft tissue"]
+    # X and Y to the right and to posterior, where the file says left and anterior in LPS
+    turned = ct_pictures(image, {"image_orientation": [1, 0, 0, 0, 1, 0], "rescale_intercept": -5000})["soft tissue"]
+    spaced = ct_pictures(image, {"spacing": [4, 4, 8]})["soft tissue"]
+    assert [picture.data_uri for picture in turned] != [picture.data_uri for picture in as_read]
+    assert spaced[1].height / spaced[1].width > as_read[1].height / as_read[1].width
 
 
 def test_images_can_be_left_out(folder: Path) -> None:

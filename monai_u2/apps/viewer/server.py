@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import shutil
@@ -84,7 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "monai-u2", ""
 
     def do_GET(self) -> None:
-        self._answer(with_body=True)
+        with contextlib.suppress(ConnectionError):  # the page was closed while its CT was loading
+            self._answer(with_body=True)
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
