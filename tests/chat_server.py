@@ -14,6 +14,8 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
 import threading
 import time
 from collections import Counter
@@ -91,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def behave(self, behavior: str, case: Any, content: str) -> None:
         if behavior == "sleep":
-            time.sleep(1.2)
+            self.client_left(within=60)
             self.close_connection = True
             return
         if behavior == "slow":
@@ -123,9 +125,20 @@ class Handler(BaseHTTPRequestHandler):
                 content = '{"something": "else"}'
             elif behavior == "refusal":
                 content = None
+            if self.client_left():  # a machine so busy that the client's time was over
+                self.close_connection = True
+                return
             with self.server.lock:
                 self.server.answered[case] += 1
             self.reply(self.completion(content, reason))
+
+    def client_left(self, within: float = 0) -> bool:
+        """Whether the client has hung up, or does so within some seconds."""
+        readable, _, _ = select.select([self.connection], [], [], within)
+        try:
+            return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def completion(self, content: str | None, reason: str = "stop") -> str:
         message = {"role": "assistant", "content": content}

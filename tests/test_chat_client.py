@@ -28,7 +28,7 @@ SCHEMA = {"type": "object", "properties": {}, "required": [], "additionalPropert
 
 
 def client_of(server: ChatServer, **options: Any) -> ChatClient:
-    settings = {"api_key_variable": "CHAT_KEY", "timeout": 0.5, "max_retries": 2, "backoff": 0.01, **options}
+    settings = {"api_key_variable": "CHAT_KEY", "timeout": 3, "max_retries": 2, "backoff": 0.01, **options}
     return ChatClient(server.url, "a-model", **settings)
 
 

@@ -44,7 +44,7 @@ def server(chat_server: ChatServer) -> ChatServer:
 
 
 def judge_of(server: ChatServer, cache_dir: Path | None = None, **options: Any) -> ChatJudge:
-    settings = {"api_key_variable": "CHAT_KEY", "timeout": 0.5, "retries": 3, "backoff": 0.01, **options}
+    settings = {"api_key_variable": "CHAT_KEY", "timeout": 3, "retries": 3, "backoff": 0.01, **options}
     return ChatJudge(server.url, "a-model", cache_dir=cache_dir, **settings)
 
 

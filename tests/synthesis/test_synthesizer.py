@@ -54,7 +54,7 @@ def fate(stage: str, material: str) -> str:
 
 
 def client_of(server: ChatServer, **options: Any) -> ChatClient:
-    settings = {"api_key_variable": "CHAT_KEY", "timeout": 0.6, "backoff": 0.01, "max_retries": 3, **options}
+    settings = {"api_key_variable": "CHAT_KEY", "timeout": 3, "backoff": 0.01, "max_retries": 3, **options}
     return ChatClient(server.url, "a-model", **settings)
 
 
