@@ -57,7 +57,7 @@ SMALL_BENCHMARKS = {
     "unseen_geometry.py": "--num_cases 2",
     "signal_table.py": "--cases 2 --steps 1",
     "token_paths.py": "--num_train 8 --num_validation 2 --steps 1 --seeds 1 --batch_size 2",
-    "tokenizer.py": "--parts vision --rounds 1 --peak_size 128 --sizes '" + json.dumps(SMALL_SIZES) + "'",
+    "tokenizer.py": "--parts bfloat16 --rounds 1 --peak_size 128 --sizes '" + json.dumps(SMALL_SIZES) + "'",
     "generate.py": "--samples 2 --num_queries 4 --new_tokens 2 --rounds 1 --vision '" + json.dumps(SMALL_VISION) + "'",
     "check_data.py": "--num_cases 1 --names 1 --size 64,64,48 --rounds 1",
     "load.py": "--config '" + json.dumps(SMALL_MODEL) + "'",
@@ -92,7 +92,9 @@ def made_small(command: str) -> str | None:
     if command.startswith("monai-u2 phantom"):
         return re.sub(r"--(train|test) \d+", r"--\1 6", command)
     if command.startswith("monai-u2 ablate"):
-        return None  # a training and an evaluation for each config: tests/commands/test_ablate.py runs it
+        command = re.sub(r" --(?:(?:reference|seeds|max_epochs|val_interval) \S+|ablations)", "", command)
+        command += f" configs/ablations/dts.json --seeds 1 --max_epochs 1 {SMALL_TRAINING}{SHORT_REPORTS}"
+        return command + " --phantom#num_test 2 --inferer#max_new_tokens 8"
     if command.startswith(("head ", "tail ")):
         return re.sub(r"-n (\+?)\d+", lambda match: f"-n {'+2' if match[1] else '1'}", command)
     if command.startswith("sed -n "):

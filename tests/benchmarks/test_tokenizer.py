@@ -63,18 +63,17 @@ def test_operations_at_paper_scale() -> None:
 
 
 def test_writes_a_row_for_each_figure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    parts = ["forward", "training"]  # each figure is a process of its own; the docs' test runs "vision"
-    tokenizer.benchmark(str(tmp_path / "out.json"), rounds=1, sizes=SMALL, peak_size=256, parts=parts)
+    tokenizer.benchmark(str(tmp_path / "out.json"), rounds=1, sizes=SMALL, peak_size=256)
     figures = json.loads((tmp_path / "out.json").read_text())
     rows = {(row["allocator"], row["mode"], row["dtype"], row["variant"]): row for row in figures["rows"]}
-    assert len(rows) == 2 * (4 + 3)
+    assert len(rows) == 2 * (4 + 3) + 4 + 2 * 2
     for (_, mode, _, variant), row in rows.items():
         assert row["first call"] > 0 and row["later call"] > 0, (mode, variant)
         assert (row["share of peak"] is None) == (variant == "default")
     assert all(row["ratio of first call"] == 1 for key, row in rows.items() if key[3].startswith("literal"))
     differences = figures["difference to the literal function"]
     assert differences.keys() == {"paper", "folded"} and max(differences.values()) < 1e-9
-    assert "| default | training, float32 | literal |" in capsys.readouterr().out
+    assert "| default | forward, bfloat16 | literal tower |" in capsys.readouterr().out
 
 
 def test_unknown_sizes_are_refused() -> None:

@@ -138,6 +138,8 @@ def test_a_killed_run_goes_on_to_the_same(uninterrupted: Path, bundle: Path, dat
 def test_other_settings_in_the_same_folder_are_refused(uninterrupted: Path, bundle: Path, data: Path) -> None:
     with pytest.raises(AssertionError, match="reports were made with another generation"):
         run(bundle, data, uninterrupted, "--max_new_tokens", "100")
+    with pytest.raises(AssertionError, match="reports were made with another records_sha256"):
+        run(bundle, data, uninterrupted, "--records", str(data / "train.jsonl"))
 
 
 def test_records_without_known_findings_and_questions(bundle: Path, data: Path, tmp_path: Path) -> None:
