@@ -13,10 +13,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_u2.data import load_records, write_records
+from tests.python_process import bundle_command, printed_by
 
 SMALL = {
     "phantom#num_train": 4,
@@ -38,18 +36,9 @@ SMALL = {
 
 
 def run(bundle: Path, pairs: Path, output: Path, *more: str, run_id: str = "training") -> str:
-    overrides = {**SMALL, "dataset_dir": pairs.parent / "phantom", "ckpt_dir": output, "output_dir": output}
-    overrides["pairs"] = pairs
-    arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", "configs/dpo.json", *arguments, *more],
-        cwd=bundle,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    values = {**SMALL, "dataset_dir": pairs.parent / "phantom", "ckpt_dir": output, "output_dir": output}
+    command = bundle_command(run_id, "configs/dpo.json", {**values, "pairs": pairs}, *more)
+    return printed_by(command, bundle)
 
 
 def test_properties_are_all_there(bundle: Path, pairs: Path, tmp_path: Path) -> None:

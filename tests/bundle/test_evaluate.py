@@ -14,10 +14,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from mlflow import MlflowClient
 from monai_u2.data import load_records, write_records
 from monai_u2.data.phantom import generate_phantoms
 from monai_u2.networks import file_sha256
+from tests.python_process import bundle_command, printed_by, start_python
 
 NUM_CASES = 6
 FILES = ("predictions.jsonl", "predictions_zeroed_images.jsonl", "predictions_shuffled_images.jsonl")
@@ -41,25 +39,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(folder: Path, data: Path, output: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
-    overrides = {"records": data / "test.jsonl", "output_dir": output, "num_samples": 50, "batch_size": 2}
-    arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "monai.bundle", "run", "evaluating", "--config_file", "configs/evaluate.json"]
-    return subprocess.Popen(
-        [*command, *arguments, *more],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def command(data: Path, output: Path, *more: str) -> list[str]:
+    values = {"records": data / "test.jsonl", "output_dir": output, "num_samples": 50, "batch_size": 2}
+    return bundle_command("evaluating", "configs/evaluate.json", values, *more)
 
 
-def run(folder: Path, data: Path, output: Path, *more: str, **environment: str) -> str:
-    process = start(folder, data, output, *more, **environment)
-    log, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, log
-    return log
+def run(folder: Path, data: Path, output: Path, *more: str) -> str:
+    return printed_by(command(data, output, *more), folder)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -113,7 +99,9 @@ def test_metrics_are_tracked(uninterrupted: Path) -> None:
 
 
 def test_two_processes_write_the_same(uninterrupted: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
-    processes = [start(bundle.parents[1], data, tmp_path, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    processes = [
+        start_python(command(data, tmp_path), bundle.parents[1], RANK=str(rank), WORLD_SIZE="2") for rank in range(2)
+    ]
     logs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], logs
     assert [len(load(path)) for path in sorted(tmp_path.glob("generated-*.jsonl"))] == [4, 2]
@@ -121,7 +109,7 @@ def test_two_processes_write_the_same(uninterrupted: Path, bundle: Path, data: P
 
 
 def test_a_killed_run_goes_on_to_the_same(uninterrupted: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
-    process = start(bundle, data, tmp_path)
+    process = start_python(command(data, tmp_path), bundle)
     journal = tmp_path / "generated-00000.jsonl"
     while not (journal.exists() and journal.stat().st_size):
         assert process.poll() is None, process.communicate()[0]

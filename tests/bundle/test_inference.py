@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -28,6 +27,7 @@ from monai_u2.data import collate_reports
 from monai_u2.data.phantom import draw_case, render_case
 from monai_u2.engines import PrepareReportBatch
 from monai_u2.evidence import EVIDENCE_FILES
+from tests.python_process import run_python
 
 BUNDLES_ROOT = Path(__file__).parents[2]
 QUESTION = "Describe the findings of this CT."
@@ -103,8 +103,7 @@ def test_left_and_right_are_not_mixed_up(parser: ConfigParser, tmp_path: Path) -
 
 def report(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "monai_u2", "report", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=BUNDLES_ROOT)
+    return run_python(["-m", "monai_u2", "report", *arguments], BUNDLES_ROOT, environment)
 
 
 def test_report_from_the_command_line(tmp_path: Path) -> None:

@@ -14,10 +14,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,6 +23,7 @@ import pytest
 from monai_u2.data import load_records
 from monai_u2.data.phantom import generate_phantoms
 from monai_u2.networks import file_sha256
+from tests.python_process import bundle_command, printed_by, start_python
 
 NUM_CASES = 4
 
@@ -37,26 +35,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(folder: Path, data: Path, output: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
+def command(data: Path, output: Path, *more: str) -> list[str]:
     # the phantoms are there, so that all the time until a kill is that of sampling
-    overrides = {"dataset_dir": data, "output_dir": output, "train_records": data / "train.jsonl", "num_samples": 4}
-    arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "monai.bundle", "run", "preferences", "--config_file", "configs/preferences.json"]
-    return subprocess.Popen(
-        [*command, *arguments, *more],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    values = {"dataset_dir": data, "output_dir": output, "train_records": data / "train.jsonl", "num_samples": 4}
+    return bundle_command("preferences", "configs/preferences.json", values, *more)
 
 
-def run(folder: Path, data: Path, output: Path, *more: str, **environment: str) -> str:
-    process = start(folder, data, output, *more, **environment)
-    log, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, log
-    return log
+def run(folder: Path, data: Path, output: Path, *more: str) -> str:
+    return printed_by(command(data, output, *more), folder)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +68,7 @@ def test_pairs_summary_and_plot(uninterrupted: Path, bundle: Path, data: Path) -
 
 
 def test_a_killed_run_goes_on_to_the_same_pairs(uninterrupted: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
-    process = start(bundle, data, tmp_path)
+    process = start_python(command(data, tmp_path), bundle)
     journal = tmp_path / "samples-00000.jsonl"
     while not (journal.exists() and journal.stat().st_size):
         assert process.poll() is None, process.communicate()[0]
@@ -97,7 +83,9 @@ def test_a_killed_run_goes_on_to_the_same_pairs(uninterrupted: Path, bundle: Pat
 
 
 def test_two_processes_make_the_same_pairs(uninterrupted: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
-    processes = [start(bundle.parents[1], data, tmp_path, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    processes = [
+        start_python(command(data, tmp_path), bundle.parents[1], RANK=str(rank), WORLD_SIZE="2") for rank in range(2)
+    ]
     logs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], logs
     assert sorted(path.name for path in tmp_path.glob("samples-*.jsonl")) == [

@@ -14,8 +14,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from monai_u2.data import load_records
 from monai_u2.data.phantom.dataset import case_records
 from monai_u2.data.records import write_records
 from tests.chat_server import SECRET, ChatServer
+from tests.python_process import bundle_command, printed_by
 from tests.synthesis.scripted_model import scripted
 
 
@@ -43,13 +42,10 @@ def overrides(server: ChatServer, records: object, output: Path) -> dict[str, ob
 def test_an_estimate_from_the_command_line(
     bundle: Path, chat_server: ChatServer, records: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "monai.bundle", "run", "synthesis", "--config_file", "configs/synthesis.json"]
-    for key, value in overrides(chat_server, records, tmp_path).items():
-        command += [f"--{key}", str(value)]
-    command += ["--prompt_price", "1", "--completion_price", "2", "--shard", "3/4", "--dry-run"]
-    done = subprocess.run(command, cwd=bundle.parents[1], capture_output=True, text=True)
-    log = done.stdout + done.stderr
-    assert done.returncode == 0 and "nothing was sent" in log and "effusion" not in log, log
+    prices = ("--prompt_price", "1", "--completion_price", "2", "--shard", "3/4", "--dry-run")
+    values = overrides(chat_server, records, tmp_path)
+    log = printed_by(bundle_command("synthesis", "configs/synthesis.json", values, *prices), bundle.parents[1])
+    assert "nothing was sent" in log and "effusion" not in log, log
     estimate = json.loads((tmp_path / "estimate-00002-of-00004.json").read_text())
     assert estimate["total"]["price"] > 0 and estimate["stages"]["answers"]["requests"] == 5
     assert not chat_server.requests

@@ -14,14 +14,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mlflow import MlflowClient
+
+from tests.python_process import bundle_command, printed_by
 
 SMALL = {
     "phantom#num_train": 4,
@@ -36,21 +35,19 @@ SMALL = {
 
 
 def run(
-    folder: Path, bundle: Path, output: Path, data: Path, *more: str, run_id: str = "training", config: str = "sft.json"
+    folder: Path,
+    bundle: Path,
+    output: Path,
+    data: Path,
+    *more: str,
+    run_id: str = "training",
+    config: str = "sft.json",
+    own: bool = False,
 ) -> str:
     small = {key: value for key, value in SMALL.items() if "sft.json" in config or "new_tokens" not in key}
-    overrides = {**small, "dataset_dir": data, "ckpt_dir": output, "output_dir": output}
+    values = {**small, "dataset_dir": data, "ckpt_dir": output, "output_dir": output}
     config = config if config.startswith("[") else f"configs/{config}"
-    arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *arguments, *more],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    return printed_by(bundle_command(run_id, config, values, *more), folder, own=own)
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +120,10 @@ def test_a_killed_training_goes_on_bit_for_bit(bundle: Path, data: Path, tmp_pat
     run(bundle.parents[1], bundle, tmp_path / "whole", data, *options, config=config)
     config = recorded(tmp_path / "broken.json", losses, kill_at=7)
     with pytest.raises(AssertionError):
-        run(bundle.parents[1], bundle, tmp_path / "broken", data, *options, config=config)
+        run(bundle.parents[1], bundle, tmp_path / "broken", data, *options, config=config, own=True)
     assert losses.read_text() == "".join(expected.read_text().splitlines(keepends=True)[:7])
     config = recorded(tmp_path / "rest.json", losses, kill_at=-1)
-    run(bundle.parents[1], bundle, tmp_path / "broken", data, *options, "--resume", "True", config=config)
+    run(bundle.parents[1], bundle, tmp_path / "broken", data, *options, "--resume", "True", config=config, own=True)
     lines = expected.read_text().splitlines()
     assert losses.read_text().splitlines() == [*lines[:7], *lines[6:]] and len(set(lines)) == 8
     models = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "broken")]

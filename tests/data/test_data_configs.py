@@ -14,9 +14,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_u2.data import CT_RATE_LABELS, DATASETS, load_records, prepare_dataset
+from tests.python_process import bundle_command, printed_by
 
 Replica = Callable[..., Path]
 SHARED = ("validation_postprocessing", "validation_metric", "validation_labels", "question_weights")
@@ -57,17 +55,8 @@ def test_the_same_model_in_every_stage(bundle: Path, base: str, name: str, findi
 
 def run_bundle(bundle: Path, run_id: str, config: str, name: str, overrides: dict[str, Any]) -> str:
     """Run a config behind which that of a data set stands, and return what it prints."""
-    arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
     configs = f"['configs/{config}','configs/data/{name}.json']"
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", configs, *arguments],
-        cwd=bundle,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
+    return printed_by(bundle_command(run_id, configs, overrides), bundle)
 
 
 def trained(bundle: Path, data: Path, output: Path, name: str) -> str:

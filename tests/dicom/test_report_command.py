@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -26,14 +25,13 @@ import pytest
 from monai_u2.data.phantom import draw_case, render_case
 from monai_u2.data.phantom.dicom_series import write_dicom_series
 from monai_u2.dicom import DOCUMENT_FILES, SourceSeries
+from tests.python_process import run_python
 
 ROOT = Path(__file__).parents[2]
 
 
 def report(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monai_u2", "report", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    return run_python(["-m", "monai_u2", "report", *arguments], ROOT, {**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def test_all_documents_of_a_phantom(tmp_path: Path) -> None:
