@@ -9,16 +9,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Does the evidence of a sentence lie on the lesion? Pointing, deletion and planted errors on phantoms.
 
 Pointing: the peak of a sentence's map lies in the lesion, dilated by one visual token along each axis. Taken are the
-sentences that name a finding which is there; each method stands beside chance (a place of the body drawn evenly) and
-beside the same sentences with another patient's image. Deletion: the report is written again after the box of 2 × 2 × 2
-tokens around the evidence was filled with the mean of its border, and again after a box elsewhere in the body was.
+sentences that name a finding which is there; each method stands beside chance (a place of the body drawn evenly),
+beside the same sentences with another patient's image, and beside the maps of a model that was trained without images.
+Deletion: the report is written again after the box of 2 × 2 × 2 tokens around the evidence was filled with the mean of
+its border, and again after a box elsewhere in the body was.
 Planted errors: left and right are exchanged in a sentence, whose evidence is then looked for anew::
 
-    python benchmarks/evidence.py --num_cases 40 --output runs/evidence.json
+    python -m monai.bundle run training --config_file configs/sft.json --image_blind True --ckpt_dir runs/blind
+    python benchmarks/evidence.py --num_cases 40 --blind_checkpoint runs/blind/model.pt --output runs/evidence.json
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ METHODS: dict[str, Callable[[], EvidenceMethod]] = {
 }
 DEFAULT = "integrated gradient"
 SHUFFLED = f"{DEFAULT}, another patient's image"
+BLIND = f"{DEFAULT}, model trained without images"
 CHANCE = "chance"
 BOX = 2  # tokens along each edge of what the deletion test masks
 _SIDES = {"left": "right", "right": "left"}
@@ -212,6 +214,7 @@ def measure_case(
     reading: Reading,
     other: Reading,
     rng: np.random.Generator,
+    blind: EvidenceFinder | None = None,
 ) -> dict[str, Any]:
     """All figures of one case: lists of what was seen of its sentences."""
     seen: dict[str, Any] = {"pointing": [], "deletion": [], "flags": [], "exchanged": [], "seconds": {}}
@@ -224,6 +227,8 @@ def measure_case(
     evidence = found[DEFAULT]
     flat = {name: result.sentences for name, result in found.items()}
     flat[SHUFFLED] = find(finders[DEFAULT], reading, with_image_of(reading, other)).sentences
+    if blind is not None:
+        flat[BLIND] = find(blind, reading).sentences
     body = body_mask(reading.image, evidence.grid)
     tokenizer = parser.get_parsed_content("text_tokenizer")
     prompt = {"input_ids": [reading.input_ids], "question_ids": [reading.question_ids]}
@@ -266,7 +271,8 @@ def rate(cases: Sequence[Sequence[float]]) -> dict[str, float]:
 
 def tables(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Figures with intervals of all cases."""
-    names = [CHANCE, SHUFFLED, *(name for name in METHODS if name in cases[0]["seconds"])]
+    seen = {name for case in cases for row in case["pointing"] for name in row["methods"]}
+    names = [name for name in (CHANCE, BLIND, SHUFFLED, *METHODS) if name in seen]
     miss = {"hit": 0.0, "half a token": 0.0, "to the lesion": float("nan"), "to its middle": float("nan")}
     result: dict[str, Any] = {"pointing": {}, "findings": {}}
     for section in ("findings", "impression"):
@@ -357,6 +363,7 @@ def evidence(
     num_cases: int = 40,
     first_case: int = SPLIT_RANGES["test"][0],
     methods: Sequence[str] = tuple(METHODS),
+    blind_checkpoint: str | None = None,
     plot: str | None = None,
 ) -> None:
     """Print the tables of a bundle's model on phantoms that are rendered here.
@@ -368,6 +375,7 @@ def evidence(
         num_cases: number of cases.
         first_case: number of the first case.
         methods: names of the methods; the default one among them.
+        blind_checkpoint: `model.pt` of a training with images set to zero; its maps of the same sentences stand beside.
         plot: PNG file for hits by confidence.
     """
     logging.disable(logging.WARNING)
@@ -380,6 +388,10 @@ def evidence(
     parser = load_bundle(bundle, device)
     parts = [parser.get_parsed_content(name) for name in ("network", "text_tokenizer", "preprocessing")]
     finders = {name: EvidenceFinder(*parts, METHODS[name]()) for name in methods}
+    blind = None
+    if blind_checkpoint is not None:
+        network = load_bundle(bundle, device, blind_checkpoint).get_parsed_content("network")
+        blind = EvidenceFinder(network, *parts[1:], METHODS[DEFAULT]())
     rng = np.random.default_rng(0)
     cases = []
     with tempfile.TemporaryDirectory() as folder:
@@ -388,7 +400,7 @@ def evidence(
         other = read_phantom(parser, first_case + num_cases - 1, path)
         for number in tqdm(range(first_case, first_case + num_cases), desc="cases"):
             reading = read_phantom(parser, number, path)
-            cases.append(measure_case(parser, finders, reading, other, rng) | {"case": number})
+            cases.append(measure_case(parser, finders, reading, other, rng, blind) | {"case": number})
             other = reading
     result = tables(cases)
     print(to_markdown(result))

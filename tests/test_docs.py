@@ -69,6 +69,7 @@ SMALL_BENCHMARKS = {
     "training_memory.py": "--cases \"[['sft',None,None,1]]\"",
     "text_metrics.py": "--num_pairs 4 --num_samples 20",
     "preprocess.py": "--shape [48,48,32] --rounds 1",
+    "evidence_cost.py": "--rounds 1",
     "evidence.py": "--num_cases 2 --first_case 200003 --methods \"['integrated gradient']\"",
     "phantom_ladder.py": "--num_train 4 --num_validation 2 --num_test 2 --steps 2 --batch_size 2",
 }

@@ -19,7 +19,7 @@ import evidence as benchmark
 import numpy as np
 import pytest
 import torch
-from evidence import CHANCE, DEFAULT, boxes, calibration, chance, evidence, exchanged, masked, pointing, rate
+from evidence import BLIND, CHANCE, DEFAULT, boxes, calibration, chance, evidence, exchanged, masked, pointing, rate
 from scipy import ndimage
 
 from monai_u2.data import load_text_tokenizer
@@ -90,10 +90,18 @@ def test_what_is_asked_for_is_checked() -> None:
 def test_the_shipped_model_on_two_cases(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, plot = tmp_path / "table.json", tmp_path / "plots" / "calibration.png"
     cases = {"num_cases": 2, "first_case": 200_003}
-    evidence(str(bundle), output=str(output), methods=[DEFAULT, "attention"], plot=str(plot), **cases)
+    blind = tmp_path / "blind.pt"
+    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    torch.save({name: torch.zeros_like(value) if "lm_head" in name else value for name, value in state.items()}, blind)
+    options = {"methods": [DEFAULT, "attention"], "blind_checkpoint": str(blind), "plot": str(plot)}
+    evidence(str(bundle), output=str(output), **options, **cases)
     assert plot.read_bytes().startswith(b"\x89PNG")
     content = json.loads(output.read_text())
     assert [case["case"] for case in content["cases"]] == [200_003, 200_004]
     table = content["table"]["pointing"]
     assert table[f"findings: {DEFAULT}"]["hit"]["value"] > table[f"findings: {CHANCE}"]["hit"]["value"]
+    # without an output layer all texts are equally likely: no sentence rests on the image
+    assert table[f"findings: {BLIND}"]["hit"]["value"] == 0 and np.isnan(
+        table[f"findings: {BLIND}"]["to the lesion"]["value"]
+    )
     assert f"| findings: {DEFAULT} |" in capsys.readouterr().out
