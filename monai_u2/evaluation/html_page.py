@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_u2._html import html_environment
 from monai_u2.data.records import HEADER_KEYS, write_text_atomically
 from monai_u2.evaluation.marked_report import MarkedSentence, mark_report
 from monai_u2.evaluation.page_plots import draw_findings, draw_lengths, draw_scores
@@ -103,21 +104,13 @@ def write_html_page(
     Raises:
         InputError: when a file is missing or isn't what an evaluation writes, or ``num_cases`` is below 1.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     if num_cases < 1:
         raise InputError(f"num_cases is {num_cases}; expected 1 or more.")
     folder = Path(output_dir)
     if parse_findings is None and labels:
         parse_findings = FindingList(labels)
     evaluation = _Evaluation.read(folder)
-    environment = Environment(
-        loader=PackageLoader("monai_u2.evaluation", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = html_environment("monai_u2.evaluation")
     environment.filters |= {"number": _number, "signed": _signed, "p_value": _p_value, "percent": _percent}
     environment.filters["title"] = lambda name: _TITLES.get(name, name.replace("_", " "))
     page = environment.get_template(_TEMPLATE).render(_content(evaluation, parse_findings, images, num_cases))

@@ -32,10 +32,10 @@ import numpy as np
 import pytest
 
 from monai_u2.apps.viewer import ViewedReport, ViewerServer, export_page, nifti_of, remember_image, remembered_image
-from monai_u2.cli import main
 from monai_u2.commands.view import view_report
 from monai_u2.exceptions import InputError
 from tests.apps.chromium import PROGRAM, Chromium
+from tests.command_line import run_command_line
 
 AFFINE = np.array([[-3.0, 0, 0, 90], [0, -3, 0, 90], [0, 0, 4, -200], [0, 0, 0, 1]])  # LPS axes
 SHAPE = (60, 56, 40)
@@ -329,17 +329,8 @@ def test_other_kinds_are_converted(image: Path, tmp_path: Path) -> None:
     assert np.allclose(made.affine, AFFINE) and np.array_equal(made.dataobj, ct.dataobj)
 
 
-def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["monai-u2", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as error:
-        return int(error.code or 0)
-    return 0
-
-
 def test_command_exports(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_main(monkeypatch, "view", folder, "--export", tmp_path / "page.html") == 0
+    assert run_command_line(monkeypatch, "view", folder, "--export", tmp_path / "page.html") == 0
     page = html.unescape((tmp_path / "page.html").read_text())
     assert 'id="volume-ct"' in page and 'id="volume-maps"' in page and "connect-src 'none'" in page
     assert not re.search(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?!data:)", page) and "Doe^" not in page
@@ -357,7 +348,7 @@ def test_command_exports(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_command_refuses(
     arguments: list[str], said: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_main(monkeypatch, *[argument.format(folder=folder) for argument in arguments]) == 2
+    assert run_command_line(monkeypatch, *[argument.format(folder=folder) for argument in arguments]) == 2
     assert said in capsys.readouterr().err
 
 

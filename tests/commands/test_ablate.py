@@ -12,12 +12,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from monai_u2 import cli
+from tests.command_line import run_command_line
 
 SMALL = {
     "phantom#num_train": 4,
@@ -37,13 +36,7 @@ SMALL = {
 
 
 def main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["monai-u2", "ablate", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
-    return 0
+    return run_command_line(monkeypatch, "ablate", *arguments)
 
 
 def test_a_config_is_trained_evaluated_and_compared(

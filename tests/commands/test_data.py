@@ -24,6 +24,7 @@ import monai_u2.data
 from monai_u2 import cli
 from monai_u2.data import generate_phantoms, load_records
 from monai_u2.data.check import FINDINGS
+from tests.command_line import run_command_line
 
 ROOT = Path(cli.__file__).parents[1]
 
@@ -43,13 +44,7 @@ def broken(tmp_path: Path, phantoms: Path) -> Path:
 
 
 def main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["monai-u2", "data", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
-    return 0
+    return run_command_line(monkeypatch, "data", *arguments)
 
 
 def test_check_of_whole_data_ends_with_0(

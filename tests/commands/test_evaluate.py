@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,9 @@ import pytest
 
 from monai_u2 import cli
 from monai_u2.data.phantom import draw_case, write_report
+from tests.command_line import run_command_line
 
 OPTIONS = ("--labels", "phantom", "--judge", "findings", "--num_samples", "50")
-
-
-def main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["monai-u2", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
-    return 0
 
 
 def written(path: Path, entries: list[dict[str, Any]]) -> Path:
@@ -55,7 +45,7 @@ def test_evaluate_and_compare(
 ) -> None:
     for name in ("good", "template"):
         arguments = ["evaluate", files[name], files["references"], "--output", tmp_path / name, *OPTIONS]
-        assert main(monkeypatch, *arguments) == 0
+        assert run_command_line(monkeypatch, *arguments) == 0
     shown = capsys.readouterr().out
     assert "| micro_f1 | 0." in shown and "empty reports: 1\n" in shown and "without bertscore" in shown
     metrics = json.loads((tmp_path / "good" / "metrics.json").read_text())
@@ -63,18 +53,18 @@ def test_evaluate_and_compare(
     assert "matched" in (tmp_path / "good" / "evaluation.html").read_text()
     assert [run["name"] for run in metrics["runs"]] == ["model", "most_frequent_report", "references"]
     arguments = ["evaluate", files["good"], files["references"], "--output", tmp_path / "template", *OPTIONS]
-    assert main(monkeypatch, *arguments) == cli.USER_ERROR
+    assert run_command_line(monkeypatch, *arguments) == cli.USER_ERROR
     assert "results were made with another predictions_sha256" in capsys.readouterr().err
 
     folders = tmp_path / "good", tmp_path / "template"
-    assert main(monkeypatch, "compare", *folders, "--output", tmp_path / "both", *OPTIONS) == 0
+    assert run_command_line(monkeypatch, "compare", *folders, "--output", tmp_path / "both", *OPTIONS) == 0
     assert "| micro_f1 |" in capsys.readouterr().out
     comparison = json.loads((tmp_path / "both" / "comparison.json").read_text())
     assert comparison["metrics"]["micro_f1"]["difference"] > 0
 
     pair = files["good"], files["template"]
     given = ["compare", *pair, "--references", files["references"], "--output", tmp_path / "again", *OPTIONS]
-    assert main(monkeypatch, *given) == 0
+    assert run_command_line(monkeypatch, *given) == 0
     again = json.loads((tmp_path / "again" / "comparison.json").read_text())
     assert again["metrics"] == comparison["metrics"]
 
@@ -85,7 +75,7 @@ def test_labels_from_tables(files: dict[str, Path], tmp_path: Path, monkeypatch:
     (tmp_path / "named.csv").write_text("id,stone,cyst\n" + "".join(f"{n},1,0\n" for n in range(8)))
     evaluate = ["evaluate", files["good"], files["references"], "--output", tmp_path / "out", "--num_samples", "9"]
     tables = ["--labels", tmp_path / "labels.csv", "--report_labels", tmp_path / "named.csv"]
-    assert main(monkeypatch, *evaluate, *tables) == 0
+    assert run_command_line(monkeypatch, *evaluate, *tables) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["findings"]["stone"]["f1"]["value"] == 1.0 and metrics["findings"]["cyst"]["named"] == 0
     assert [run["name"] for run in metrics["runs"]] == ["model", "references"]
@@ -111,7 +101,7 @@ def test_options_that_do_not_fit(
     message: str,
 ) -> None:
     arguments = ["evaluate", files["good"], files["references"], "--output", tmp_path / "out", *options]
-    assert main(monkeypatch, *arguments) == cli.USER_ERROR
+    assert run_command_line(monkeypatch, *arguments) == cli.USER_ERROR
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -120,7 +110,10 @@ def test_other_cases_are_named(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fewer = written(tmp_path / "fewer.jsonl", [{"id": 0, "report": "A."}, {"id": 99, "report": "B."}])
-    assert main(monkeypatch, "evaluate", fewer, files["references"], "--output", tmp_path / "out") == cli.USER_ERROR
+    assert (
+        run_command_line(monkeypatch, "evaluate", fewer, files["references"], "--output", tmp_path / "out")
+        == cli.USER_ERROR
+    )
     assert "Predictions only: 1 (99). References only: 7 (1, 2, 3, 4, 5, 6, 7)" in capsys.readouterr().err
 
 
@@ -128,9 +121,9 @@ def test_compare_needs_the_same_references(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pair = files["good"], files["template"]
-    assert main(monkeypatch, "compare", *pair, "--output", tmp_path / "out") == cli.USER_ERROR
+    assert run_command_line(monkeypatch, "compare", *pair, "--output", tmp_path / "out") == cli.USER_ERROR
     assert "give them with --references" in capsys.readouterr().err
     one = written(tmp_path / "one.jsonl", [{"id": 0, "report": "A.", "reference": "B."}])
     other = written(tmp_path / "other.jsonl", [{"id": 0, "report": "A.", "reference": "C."}])
-    assert main(monkeypatch, "compare", one, other, "--output", tmp_path / "out") == cli.USER_ERROR
+    assert run_command_line(monkeypatch, "compare", one, other, "--output", tmp_path / "out") == cli.USER_ERROR
     assert "different references: 1 (0)" in capsys.readouterr().err

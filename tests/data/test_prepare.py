@@ -14,16 +14,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from monai_u2 import cli
 from monai_u2.data import load_records, prepare_dataset
 from monai_u2.exceptions import InputError
+from tests.command_line import run_command_line
 
 Replica = Callable[..., Path]
 
@@ -179,12 +178,7 @@ def test_what_is_prepared_passes_the_check(
     """As a user types it; the replicas' phantoms repeat themselves."""
 
     def run(*command: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["monai-u2", "data", *map(str, command)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
+        return run_command_line(monkeypatch, "data", *command)
 
     output = tmp_path / "out"
     assert run("prepare", name, request.getfixturevalue(name)(**arguments), output, *options) == 0

@@ -19,6 +19,7 @@ import hashlib
 from importlib.resources import files
 from pathlib import Path
 
+from monai_u2._html import html_environment
 from monai_u2.apps.viewer.viewed_report import SENTENCE_MAPS, ViewedReport
 from monai_u2.data.records import write_text_atomically
 
@@ -67,15 +68,7 @@ def export_page(report: ViewedReport, ct: Path, file: Path) -> None:
 
 
 def _render(report: ViewedReport, ct_name: str, inlined: dict | None = None) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("monai_u2.apps.viewer", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = html_environment("monai_u2.apps.viewer")
     environment.policies["json.dumps_kwargs"] = {}  # keeps the order of the windows
     content = {
         "ct": ct_name,
