@@ -58,7 +58,15 @@ def view_report(
 ) -> None:
     """Do what :func:`view` says."""
     check_whole_number("port", port, 0)
-    from monai_u2.apps.viewer import IMAGE_FILE, ViewedReport, ViewerServer, export_page, nifti_of, remembered_image
+    from monai_u2.apps.viewer import (
+        IMAGE_FILE,
+        ViewedReport,
+        ViewerServer,
+        export_page,
+        nifti_of,
+        preview_of,
+        remembered_image,
+    )
 
     root = Path(folder).expanduser()
     report = ViewedReport.read(root)
@@ -79,7 +87,7 @@ def view_report(
             export_page(report, nifti, page)
             sys.stdout.write(f"Written to {page}: it holds the CT itself.\n")
             return
-        with ViewerServer(report, nifti, port) as server:
+        with ViewerServer(report, nifti, port, preview_of(nifti, Path(made))) as server:
             sys.stdout.write(f"{server.url}\nShown until Ctrl-C.\n")
             sys.stdout.flush()
             if not no_browser:

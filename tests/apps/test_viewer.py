@@ -31,7 +31,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_u2.apps.viewer import ViewedReport, ViewerServer, export_page, nifti_of, remember_image, remembered_image
+from monai_u2.apps.viewer import (
+    ViewedReport,
+    ViewerServer,
+    export_page,
+    nifti_of,
+    preview_of,
+    remember_image,
+    remembered_image,
+)
 from monai_u2.commands.view import view_report
 from monai_u2.exceptions import InputError
 from tests.apps.chromium import PROGRAM, Chromium
@@ -416,6 +424,42 @@ def test_a_browser_goes_to_each_sentence(server: ViewerServer, tmp_path: Path) -
         assert browser.problems == []
         own = [url for url in browser.requests if not url.startswith("data:")]
         assert own and all(url.startswith(server.url) for url in own), own
+
+
+def test_preview_holds_every_second_voxel_or_so(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preview_of(image, tmp_path) is None
+    monkeypatch.setattr("monai_u2.apps.viewer.ct.PREVIEW_VOXELS", 20_000)
+    file = preview_of(image, tmp_path)
+    assert file is not None
+    preview, whole = nib.load(file), nib.load(image)
+    assert preview.shape == (30, 28, 20) and np.prod(preview.shape) <= 20_000  # 6 × 6 × 8 mm
+    assert np.array_equal(preview.get_fdata(), whole.get_fdata()[::2, ::2, ::2])
+    assert np.array_equal(preview.affine, AFFINE @ np.diag([2, 2, 2, 1]))
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_large_ct_is_shown_in_fewer_voxels_first(folder: Path, image: Path, tmp_path: Path) -> None:
+    """And in all of them where asked to; the crosshair stays."""
+    small = nib.load(image).slicer[::2, ::2, ::2]
+    nib.save(small, tmp_path / "small.nii")
+    with ViewerServer(ViewedReport.read(folder), image, preview=tmp_path / "small.nii") as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with Chromium(tmp_path / "profile", size=(900, 600)) as browser:
+            browser.open(server.url)
+            browser.run("viewer.ready")
+            assert browser.run("viewer.preview()") and browser.run("viewer.shape()") == [30, 28, 20]
+            browser.press("1")
+            for index, ball in ((2, "right"), (1, "left")):
+                browser.click(f"[data-sentence='{index}']")
+                assert browser.run("viewer.crosshairMm()") == pytest.approx(lps_of(BALLS[ball]), abs=0.01)
+            browser.click("#whole")
+            browser.wait_for(lambda: not browser.run("viewer.preview()"))
+            assert browser.run("viewer.shape()") == list(SHAPE) and browser.run("viewer.window()") == [-1350, 150]
+            assert browser.run("viewer.crosshairMm()") == pytest.approx(lps_of(BALLS["left"]), abs=0.01)
+            assert browser.run("document.getElementById('location').textContent").endswith(" 300 HU")
+            assert browser.problems == []
+        server.shutdown()
 
 
 @pytest.mark.browser

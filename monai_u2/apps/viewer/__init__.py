@@ -23,6 +23,7 @@ _NAMES: dict[str, str] = {
     "ViewerServer": "server",
     "export_page": "page",
     "nifti_of": "ct",
+    "preview_of": "ct",
     "remember_image": "ct",
     "remembered_image": "ct",
 }

@@ -25,6 +25,8 @@ from monai_u2.exceptions import InputError
 
 # where the CT lies: report.json itself holds no path, since these often name a patient
 IMAGE_FILE = "viewer.json"
+PREVIEW_VOXELS = 2**21
+"""Above so many voxels a page shows fewer first."""
 
 
 def remember_image(folder: Path, image: Path, series_uid: str | None = None) -> None:
@@ -85,6 +87,31 @@ def nifti_of(image: Path, series: str | None, folder: Path, series_uid: str | No
     converted.header.set_xyzt_units("mm")
     nib.save(converted, folder / "ct.nii")
     return folder / "ct.nii"
+
+
+def preview_of(ct: Path, folder: Path) -> Path | None:
+    """Write every second, third, … voxel of a large CT, for a page to show while the whole of it loads.
+
+    Args:
+        ct: NIfTI file, see :func:`nifti_of`.
+        folder: where to write.
+
+    Returns:
+        A NIfTI file in the same patient coordinates of at most ``PREVIEW_VOXELS`` voxels, along whose axes the voxels
+        are about equally far apart; None for a CT that has no more than that itself.
+    """
+    image = nib.load(ct)
+    shape, spacing = np.array(image.shape), np.array(image.header.get_zooms())
+    steps = np.ones(3, dtype=int)
+    while np.prod(-(-shape // steps)) > PREVIEW_VOXELS:
+        steps[np.argmin(np.where(steps < shape, spacing * steps, np.inf))] += 1
+    if steps.max() == 1:
+        return None
+    reduced = image.slicer[tuple(slice(None, None, int(step)) for step in steps)]
+    preview = nib.Nifti1Image(np.asarray(reduced.dataobj, dtype=np.float32), reduced.affine)
+    preview.header.set_xyzt_units("mm")
+    nib.save(preview, folder / "preview.nii")
+    return folder / "preview.nii"
 
 
 def _is_plain_nifti(image: Path) -> bool:

@@ -31,6 +31,7 @@ WINDOWS: dict[str, tuple[float, float]] = {
 """HU of black and of white."""
 SCRIPTS = ("niivue.umd.js", "viewer.js")
 STYLE = "viewer.css"
+PREVIEW = "preview.nii"
 # NiiVue holds its font in the script, as an image in a data: address
 POLICY = "default-src 'none'; script-src {scripts}; style-src {styles}; img-src data:; connect-src {data}; "
 POLICY += "base-uri 'none'; form-action 'none'"
@@ -42,14 +43,15 @@ def static_text(name: str) -> str:
     return (folder / "niivue" / name if name == SCRIPTS[0] else folder / name).read_text(encoding="utf-8")
 
 
-def served_page(report: ViewedReport, ct_name: str) -> str:
+def served_page(report: ViewedReport, ct_name: str, with_preview: bool = False) -> str:
     """The page that takes scripts and volumes from the server.
 
     Args:
         report: what to show.
         ct_name: name of the CT on the server, with its suffix.
+        with_preview: the server has a CT of fewer voxels, too.
     """
-    return _render(report, ct_name)
+    return _render(report, ct_name, with_preview=with_preview)
 
 
 def export_page(report: ViewedReport, ct: Path, file: Path) -> None:
@@ -67,11 +69,12 @@ def export_page(report: ViewedReport, ct: Path, file: Path) -> None:
     write_text_atomically(file, _render(report, nifti_name(ct), inlined))
 
 
-def _render(report: ViewedReport, ct_name: str, inlined: dict | None = None) -> str:
+def _render(report: ViewedReport, ct_name: str, inlined: dict | None = None, with_preview: bool = False) -> str:
     environment = html_environment("monai_u2.apps.viewer")
     environment.policies["json.dumps_kwargs"] = {}  # keeps the order of the windows
     content = {
         "ct": ct_name,
+        "preview": PREVIEW if with_preview else None,
         "maps": None if report.maps is None else SENTENCE_MAPS,
         "windows": WINDOWS,
         "sentences": [{"text": one["text"], "place": one["place"]} for one in report.sentences],

@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from monai_u2.apps.viewer.page import POLICY, SCRIPTS, STYLE, nifti_name, served_page, static_text
+from monai_u2.apps.viewer.page import POLICY, PREVIEW, SCRIPTS, STYLE, nifti_name, served_page, static_text
 from monai_u2.apps.viewer.viewed_report import SENTENCE_MAPS, ViewedReport
 from monai_u2.exceptions import InputError
 
@@ -49,6 +49,7 @@ class ViewerServer(ThreadingHTTPServer):
         report: what to show.
         ct: NIfTI file of the CT.
         port: where to listen; 0 for any that is free.
+        preview: NIfTI file of fewer voxels to show first, see :func:`monai_u2.apps.viewer.preview_of`.
 
     Raises:
         InputError: the port is in use, or not allowed.
@@ -56,7 +57,7 @@ class ViewerServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, report: ViewedReport, ct: Path, port: int = 0) -> None:
+    def __init__(self, report: ViewedReport, ct: Path, port: int = 0, preview: Path | None = None) -> None:
         try:
             super().__init__((ADDRESS, port), _Handler)
         except (OSError, OverflowError) as error:
@@ -66,13 +67,15 @@ class ViewerServer(ThreadingHTTPServer):
         self.key = secrets.token_urlsafe(16)
         name = nifti_name(ct)
         self.contents: dict[str, tuple[str, bytes | Path]] = {
-            "": ("text/html; charset=utf-8", served_page(report, name).encode()),
+            "": ("text/html; charset=utf-8", served_page(report, name, preview is not None).encode()),
             STYLE: ("text/css; charset=utf-8", static_text(STYLE).encode()),
             **{script: ("text/javascript; charset=utf-8", static_text(script).encode()) for script in SCRIPTS},
             name: (_NIFTI, ct),
         }
         if report.maps is not None:
             self.contents[SENTENCE_MAPS] = (_NIFTI, report.maps)
+        if preview is not None:
+            self.contents[PREVIEW] = (_NIFTI, preview)
 
     @property
     def url(self) -> str:

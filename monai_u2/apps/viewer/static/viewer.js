@@ -7,6 +7,7 @@
   const told = document.getElementById("cited");
   const location = document.getElementById("location");
   const slider = document.getElementById("opacity");
+  const note = document.getElementById("preview");
   const buttons = find(".report .sentence");
   const { Niivue, NVImage, SHOW_RENDER, MULTIPLANAR_TYPE, DRAG_MODE } = niivue;
   const nv = new Niivue({
@@ -92,10 +93,14 @@
     nv.drawScene();
   };
 
+  const pressWindow = (name) => {
+    for (const button of find("button.window")) button.setAttribute("aria-pressed", button.dataset.window === name);
+  };
+
   const setWindow = (name) => {
     [nv.volumes[0].cal_min, nv.volumes[0].cal_max] = content.windows[name];
     nv.updateGLVolume();
-    for (const button of find("button.window")) button.setAttribute("aria-pressed", button.dataset.window === name);
+    pressWindow(name);
   };
 
   const step = (by) => {
@@ -123,34 +128,78 @@
     event.stopPropagation();
   };
 
+  const load = async (id, name, options) => {
+    const url = await bytes(id, name);
+    return NVImage.loadFromUrl({ url, name, ...options });
+  };
+
+  // the volumes reach the graphics card once, and not with each that is added
+  const show = (volumes) => {
+    nv.volumes = volumes;
+    nv.back = volumes[0];
+    nv.overlays = volumes.slice(1);
+    nv.updateGLVolume();
+  };
+
+  // without a graphics card, what all voxels of a large CT take is minutes
+  const hasGraphicsCard = () => {
+    const told = nv.gl.getExtension("WEBGL_debug_renderer_info");
+    const renderer = told === null ? "" : nv.gl.getParameter(told.UNMASKED_RENDERER_WEBGL);
+    return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(renderer);
+  };
+
+  let preview = content.preview !== null;
+  const loadAll = async () => {
+    note.textContent = "Loading all voxels …";
+    const place = crosshairMm();
+    const { cal_min, cal_max } = nv.volumes[0];
+    const ct = await load("ct", content.ct, { cal_min, cal_max, colormap: "gray" });
+    [ct.cal_min, ct.cal_max] = [nv.volumes[0].cal_min, nv.volumes[0].cal_max]; // may have been changed meanwhile
+    show([ct, ...nv.volumes.slice(1)]);
+    moveTo(place);
+    preview = false;
+    note.hidden = true;
+    nv.drawScene();
+  };
+
   const start = async () => {
     await nv.attachTo("ct");
     nv.onLocationChange = ({ values }) => {
       location.textContent = `${letters(crosshairMm())}, ${Math.round(values[0].value)} HU`;
     };
-    const [black, white] = content.windows["soft tissue"];
-    const ct = { url: await bytes("ct", content.ct), name: content.ct, cal_min: black, cal_max: white };
-    nv.addVolume(await NVImage.loadFromUrl({ ...ct, colormap: "gray" }));
+    const [cal_min, cal_max] = content.windows["soft tissue"];
+    const gray = { cal_min, cal_max, colormap: "gray" };
+    const volumes = [preview ? load("preview", content.preview, gray) : load("ct", content.ct, gray)];
     if (content.maps !== null) {
-      const maps = { url: await bytes("maps", content.maps), name: content.maps, cal_min: 0.25, cal_max: 1 };
-      nv.addVolume(await NVImage.loadFromUrl({ ...maps, colormap: "warm", opacity: 0 }));
+      volumes.push(load("maps", content.maps, { cal_min: 0.25, cal_max: 1, colormap: "warm", opacity: 0 }));
     }
-    nv.setRenderAzimuthElevation(180, 10); // from the front
-    setWindow("soft tissue");
+    nv.scene.renderAzimuth = 180; // from the front
+    nv.scene.renderElevation = 10;
+    show(await Promise.all(volumes));
+    pressWindow("soft tissue");
     for (const button of buttons) button.addEventListener("click", () => select(Number(button.dataset.sentence)));
     for (const button of find("button.window")) button.addEventListener("click", () => setWindow(button.dataset.window));
     slider.addEventListener("input", showEvidence);
     document.addEventListener("keydown", pressed, { capture: true });
     nv.createOnLocationChange();
+    if (!preview) return;
+    note.hidden = false;
+    find("#whole")[0].addEventListener("click", () => loadAll().catch(failed));
+    if (hasGraphicsCard()) loadAll().catch(failed);
   };
 
-  const ready = start().catch((error) => {
+  const failed = (error) => {
     location.textContent = `The CT can't be shown: ${error.message}`;
+  };
+  const ready = start().catch((error) => {
+    failed(error);
     throw error;
   });
   window.viewer = {
     ready,
     crosshairMm,
+    preview: () => preview,
+    shape: () => nv.volumes[0].dims.slice(1, 4),
     evidence: () => (nv.volumes.length < 2 ? null : { frame: nv.volumes[1].frame4D, opacity: nv.volumes[1].opacity }),
     window: () => [nv.volumes[0].cal_min, nv.volumes[0].cal_max],
   };
