@@ -63,6 +63,14 @@ def edit(folder: Path, **values: object) -> None:
         image.save_as(file)
 
 
+def after_mounting(script: str) -> list[str]:
+    """What to put before a command so that it, and nothing else, sees what a script mounts."""
+    before = ["unshare", "--map-root-user", "--mount", "sh", "-c", script + ' && exec "$0" "$@"']
+    if subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here (unshare)")
+    return before
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     """A study with one series of 5 slices: 72 columns of 0.7 mm, 66 rows of 0.9 mm, 2.5 mm apart; the first slice is
@@ -117,8 +125,4 @@ def without_toolkit() -> list[str]:
     folders = {os.path.dirname(line.split("=> ")[1]) for line in listed.splitlines() if "libcudart" in line}
     if not folders:
         return []
-    hide = "".join(f"mount -t tmpfs none '{folder}' && " for folder in sorted(folders))
-    before = ["unshare", "--map-root-user", "--mount", "sh", "-c", hide + 'exec "$0" "$@"']
-    if subprocess.run([*before, "true"], capture_output=True).returncode:
-        pytest.skip(f"the CUDA toolkit in {', '.join(folders)} can't be hidden here (unshare)")
-    return before
+    return after_mounting(" && ".join(f"mount -t tmpfs none '{folder}'" for folder in sorted(folders)))
