@@ -18,19 +18,14 @@ Arguments are checked before anything heavy is imported; the work itself is the 
 
 from __future__ import annotations
 
-import gc
-import json
-import logging
 import os
 import sys
-import textwrap
 import time
-import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
 from monai_u2.commands.command import Command, check_whole_number, check_writable, find_bundle
+from monai_u2.commands.inference import write_report
 from monai_u2.commands.view import view_command, view_report
 from monai_u2.exceptions import InputError, find_input_error
 
@@ -189,27 +184,21 @@ def _report(
     documents = {"dicom_sr": dicom_sr, "pdf": pdf, "dicom_seg": dicom_seg}
     _check_documents(image, documents)
     root = find_bundle(bundle, "configs/inference.json", "models/model.pt")
-    evidence = evidence or view
-    written = folder / "report.json"
-    before = _stamp(written)
-    overrides = {"question": question, "series_uid": series, "device": device}
-    overrides |= {"bundle_root": str(root), "input_image": str(image.resolve()), "output_dir": str(folder.resolve())}
-    # a bundle without these ids works, too, where none of them is asked for
-    switches = {name: True for name, asked in {**documents, "evidence": evidence}.items() if asked}
-    _run_inference(root, verbose, {key: value for key, value in overrides.items() if value is not None}, switches)
-    if _stamp(written) in (None, before):
-        raise RuntimeError(f"the bundle {root} ran, but wrote no {written}")
-    for name, file in {"dicom_sr": "report_sr.dcm", "pdf": "report.pdf", "dicom_seg": "evidence_seg.dcm"}.items():
-        if documents[name] and not (folder / file).is_file():
-            raise InputError(
-                f"{root / 'configs' / 'inference.json'}: wrote no {file}; expected a config that takes {name}. Leave "
-                f"out --{name}, or give another --bundle."
-            )
-    content = json.loads(written.read_text(encoding="utf-8"))
+    content = write_report(
+        root,
+        image,
+        folder,
+        documents=[name for name, asked in documents.items() if asked],
+        evidence=evidence or view,
+        verbose=verbose,
+        question=question,
+        series_uid=series,
+        device=device,
+    )
     lines = [content["report"], ""] + [f"Warning: {text}" for text in content["warnings"]]
     lines.append(f"Not for clinical use. Written to {folder} in {time.monotonic() - start:.1f} s.")
     sys.stdout.write("\n".join(lines) + "\n")
-    if evidence or "sentences" in content:  # there is evidence, by which switch ever
+    if evidence or view or "sentences" in content:  # there is evidence, by which switch ever
         from monai_u2.apps.viewer import remember_image
 
         remember_image(folder, image, series)
@@ -248,81 +237,6 @@ def _train(config: str | None, overrides: dict[str, Any]) -> None:
     from monai.bundle import run
 
     run(run_id="training", config_file=str(file), **overrides)
-
-
-def _run_inference(root: Path, verbose: bool, overrides: dict[str, str], switches: dict[str, bool]) -> None:
-    if verbose:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    else:
-        # what the user must know is in the report's warnings or raised
-        warnings.simplefilter("ignore")
-        logging.disable(logging.ERROR)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MONAI imports mlflow, which calls home on import
-    # the imports make a million objects that live until the end: collecting among them, then and at exit, takes 3 s
-    gc.disable()
-    try:
-        _check_device(overrides.get("device", "cpu"))
-        from monai.bundle import ConfigWorkflow
-    finally:
-        gc.freeze()
-        gc.enable()
-    workflow = ConfigWorkflow(
-        config_file=str(root / "configs" / "inference.json"),
-        meta_file=str(root / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="infer",
-        **{key: _literal(value) for key, value in overrides.items()},
-        **switches,
-    )
-    workflow.initialize()
-    try:
-        workflow.run()
-    except Exception as error:
-        reason = _why_checkpoint_failed(error)
-        if reason is None:
-            raise
-        raise InputError(
-            f"{root / 'models' / 'model.pt'}: can't be loaded ({reason}); expected the weights of the network in "
-            f"configs/inference.json. Copy the bundle again, or train it (see the bundle's README)."
-        ) from error
-    workflow.finalize()
-    gc.freeze()
-
-
-def _why_checkpoint_failed(error: BaseException) -> str | None:
-    """Return what stopped MONAI's CheckpointLoader; None for an error that doesn't come out of it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(seen.__traceback__)}
-        if "monai.handlers.checkpoint_loader" in modules:
-            if "loading state_dict" in str(seen):
-                return textwrap.shorten(" ".join(str(seen).splitlines()[:2]), 300, placeholder=" …")
-            return "not a checkpoint of PyTorch, or cut off"  # torch would advise to load it without its safety check
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or one that this machine hasn't got
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {device}: {reason}. Give cpu, or a device that this machine has.") from error
-
-
-def _literal(text: str) -> str:
-    """Write a text so that MONAI's config parser takes it as it is: in plain ones it gives $, @, %, and # a meaning."""
-    return f"$bytes.fromhex('{text.encode().hex()}').decode()"
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    """Tell two states of a file apart; None where it isn't there."""
-    if not file.is_file():
-        return None
-    state = file.stat()
-    return state.st_ino, state.st_mtime_ns
 
 
 def _phantom(

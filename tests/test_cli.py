@@ -30,6 +30,7 @@ import torch
 
 import monai_u2
 from monai_u2 import cli
+from monai_u2.commands import inference
 from monai_u2.data.phantom.dicom_series import write_dicom_series
 
 ROOT = Path(cli.__file__).parents[1]
@@ -344,7 +345,7 @@ def test_what_fails_early(
         question = " "
     else:
         (bundle / spoil).unlink()
-    monkeypatch.setattr(cli, "_run_inference", lambda *args: pytest.fail("the bundle was started"))
+    monkeypatch.setattr(cli, "write_report", lambda *args, **options: pytest.fail("the bundle was started"))
     code = main(monkeypatch, "report", image, "--output", output, "--bundle", bundle, "--question", question)
     assert code == 2 and message in capsys.readouterr().err
     assert spoil == "output" or not output.exists()
@@ -437,7 +438,7 @@ def test_importing_the_main_module_runs_nothing(monkeypatch: pytest.MonkeyPatch)
 def test_unknown_flag_is_refused_before_anything_runs(
     tmp_path: Path, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(cli, "_run_inference", lambda *args: pytest.fail("the bundle was started"))
+    monkeypatch.setattr(cli, "write_report", lambda *args, **options: pytest.fail("the bundle was started"))
     command = ["report", image, "--output", tmp_path / "out", "--bundle", bundle, "--quesiton", "Liver?"]
     assert main(monkeypatch, *command) == 2
     assert "Could not consume arg: --quesiton" in capsys.readouterr().err
@@ -501,13 +502,13 @@ def test_view_shows_the_report_with_its_evidence(
     tmp_path: Path, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown, switched = [], []
-    run = cli._run_inference
+    run = inference.run_inference
 
     def run_inference(root: Path, verbose: bool, overrides: dict[str, str], switches: dict[str, bool]) -> None:
         switched.append(switches)
         run(root, verbose, overrides, {})  # this bundle has no evidence
 
-    monkeypatch.setattr(cli, "_run_inference", run_inference)
+    monkeypatch.setattr(inference, "run_inference", run_inference)
     monkeypatch.setattr(cli, "view_report", shown.append)
     out = tmp_path / "out"
     assert main(monkeypatch, "report", image, "--output", out, "--bundle", bundle, "--view") == 0

@@ -58,6 +58,7 @@ _NAMES: dict[str, str] = {
     "process_shard": "shards",
     "read_headers": "dicom",
     "read_series": "dicom",
+    "select_ct_series": "dicom_study",
     "record_statistics": "statistics",
     "split_records": "split",
     "train_text_tokenizer": "text_tokenizer",

@@ -58,6 +58,7 @@ _SCAN_TAGS = [
     "SeriesDescription",
     "PatientID",
     "PatientName",
+    "StudyInstanceUID",
     "Rows",
     "NumberOfFrames",
 ]
@@ -74,6 +75,7 @@ class SeriesInfo:
         num_images: how many slices or frames these files hold; 0 for reports, structure sets, and the like.
         description: SeriesDescription; free text of a scanner or a person, so never logged.
         patient: a digest that tells patients apart, never a name or id.
+        study: a digest that tells studies apart ("" where the files don't name theirs).
         is_localizer: every image is a localizer (scout).
         files: the files, sorted by name.
     """
@@ -84,6 +86,7 @@ class SeriesInfo:
     num_images: int
     description: str
     patient: str
+    study: str
     is_localizer: bool
     files: tuple[Path, ...]
 
@@ -281,6 +284,7 @@ def _describe_series(uid: str, items: Sequence[tuple[Path, Dataset]]) -> SeriesI
         num_images=sum(int(header.get("NumberOfFrames") or 1) for header in images),
         description=str(first.get("SeriesDescription") or ""),
         patient=_digest(f"{first.get('PatientID', '')}|{first.get('PatientName', '')}".encode()),
+        study=_digest(str(first.StudyInstanceUID).encode()) if first.get("StudyInstanceUID") else "",
         is_localizer=bool(images) and all(_is_localizer(header) for header in images),
         files=tuple(file for file, _ in items),
     )
@@ -353,6 +357,11 @@ def _read_datasets(series: SeriesInfo, with_pixels: bool) -> tuple[dict[Path, Da
         raise InputError(
             f"{series.files[0].parent.name}: the series' slices belong to {len(patients)} patients (PatientID and "
             "PatientName differ); expected one. Separate the files and give a folder with one patient's series."
+        )
+    if len(studies := {str(one.get("StudyInstanceUID", "")) for one in datasets.values()}) > 1:
+        raise InputError(
+            f"{series.files[0].parent.name}: the series' slices belong to {len(studies)} studies; expected one. "
+            "Separate the files and give a folder with one study's series."
         )
     worlds = {str(one.get("FrameOfReferenceUID", "")) for one in datasets.values()}
     if len(worlds) > 1:

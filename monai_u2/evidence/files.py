@@ -53,4 +53,7 @@ def write_evidence(evidence: ReportEvidence, folder: Path) -> None:
 
 def evidence_levels(voxels: np.ndarray) -> np.ndarray:
     """:data:`LEVELS` of evidence from 0 to 1, uint8; 0 below the lowest."""
-    return np.digitize(voxels, [level["from"] for level in LEVELS]).astype(np.uint8)
+    levels = np.zeros(voxels.shape, np.uint8)
+    for level in LEVELS:  # np.digitize takes 8 bytes and 50 ns a voxel
+        levels += voxels >= level["from"]
+    return levels

@@ -209,6 +209,14 @@ def test_two_patients_are_refused(tmp_path: Path) -> None:
     assert "DOE" not in str(error.value) and "ROE" not in str(error.value)
 
 
+def test_two_studies_are_refused(tmp_path: Path) -> None:
+    files = write_dicom_series(*example(), tmp_path)
+    edit(files[3], StudyInstanceUID="1.2.3.4")
+    with pytest.raises(InputError, match="slices belong to 2 studies.*Separate the files") as error:
+        read_series(tmp_path)
+    assert "1.2.3.4" not in str(error.value)
+
+
 def test_two_frames_of_reference_are_refused(tmp_path: Path) -> None:
     files = write_dicom_series(*example(), tmp_path)
     edit(files[3], FrameOfReferenceUID="1.2.3.4")
