@@ -21,8 +21,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 
 from monai_u2.evidence.finder import EvidenceFinder
+from monai_u2.inferers.report import writer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,11 +37,13 @@ class FindEvidenced(MapTransform):
     """Find where in the CT the sentences of a generated answer come from, see
     :class:`monai_u2.evidence.EvidenceFinder`.
 
-    Takes a case of a decollated batch: the image with its trace, the prompt, the question, and their masks.
+    Takes a case of a decollated batch: the image with its trace, the prompt, the question, and their masks. Or, in apps
+    such as MONAI Label, a case as preprocessed, with ids that remember the network that wrote them.
 
     Args:
         keys: key of the generated ids `(A,)`.
-        network: see :class:`monai_u2.evidence.EvidenceFinder`, as the next three.
+        network: see :class:`monai_u2.evidence.EvidenceFinder`, as the next three; None passes over all ids but those
+            that remember their network (:func:`monai_u2.inferers.writer_of`), which is taken for these in any case.
         tokenizer: its text tokenizer.
         preprocessing: the composed transforms that made the slabs.
         method: how tokens are weighted.
@@ -50,7 +54,7 @@ class FindEvidenced(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        network: U2LLM,
+        network: U2LLM | None,
         tokenizer: PreTrainedTokenizerBase,
         preprocessing: Any,
         method: EvidenceMethod | None = None,
@@ -58,22 +62,35 @@ class FindEvidenced(MapTransform):
         evidence_key: str = "evidence",
     ) -> None:
         super().__init__(keys)
+        self.network = network
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+        self.method = method
         self.image_key = image_key
         self.evidence_key = evidence_key
-        self.find = EvidenceFinder(network, tokenizer, preprocessing, method, image_key)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
+        ids = d[self.first_key(d)]
+        writer = writer_of(ids)
+        network = self.network if writer is None else writer
+        if network is None:
+            return d
+        find = EvidenceFinder(network, self.tokenizer, self.preprocessing, self.method, self.image_key)
         image = d[self.image_key]
+        if writer is not None:
+            ids = convert_to_tensor(ids, track_meta=False)
+            d[self.evidence_key] = find(image.cpu(), d["input_ids"][0], ids, d["question_ids"][0])
+            return d
         if isinstance(image, MetaTensor):
             there = torch.as_tensor(d["slab_mask"]).cpu().bool()
             image = MetaTensor(
                 image.as_tensor().cpu()[there], meta=image.meta, applied_operations=image.applied_operations
             )
-        d[self.evidence_key] = self.find(
+        d[self.evidence_key] = find(
             image,
             d["input_ids"][d["attention_mask"].bool()],
-            d[self.first_key(d)],
+            ids,
             d["question_ids"][d["question_mask"].bool()],
         )
         return d
