@@ -99,7 +99,7 @@ def _models(address: str) -> list[str]:
         return list(_ask("GET", address, "/info/").json()["models"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{address}: isn't a MONAI Label server: its /info/ lists no models. Check --server."
+            f"{address}: isn't a MONAI Label server: its /info/ lists no models; check the address."
         ) from error
 
 
@@ -113,16 +113,16 @@ def _ask(method: str, address: str, path: str, **options: Any) -> requests.Respo
         raise InputError(f"{address}: gave no answer in time; look into its log, or try again later.") from error
     except requests.RequestException as error:
         raise InputError(
-            f"{address}: can't be reached ({type(error).__name__}); expected the address of a running MONAI Label server. "
-            "Start it, or check the address."
+            f"{address}: can't be reached ({type(error).__name__}); expected the address of a running MONAI Label "
+            "server. Start it, or check the address."
         ) from error
     if response.ok or (method == "HEAD" and response.status_code == 404):
         return response
     if response.status_code in (401, 403):
         raise InputError(f"{address}: refuses the request (HTTP {response.status_code}): it asks for a login.")
     raise InputError(
-        f"{address}: {path} failed (HTTP {response.status_code}); the server's log says why, such as a question that is "
-        "too long, or a CT that can't be read."
+        f"{address}: {path} failed (HTTP {response.status_code}); the server's log says why, such as a question that "
+        "is too long, or a CT that can't be read."
     )
 
 

@@ -55,5 +55,5 @@ def validation_dataset(dataset: Dataset, training_cases: Sequence[Mapping[str, A
     training's cases, which are then no measure of the model, only of what it has learned by heart."""
     if not len(dataset):
         _logger.warning("there are no validation cases: the %d training cases take their place.", len(training_cases))
-        dataset.set_data(list(training_cases))
+        dataset.data = list(training_cases)
     return dataset

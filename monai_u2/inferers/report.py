@@ -89,7 +89,7 @@ def _attached_prompt(inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     text = inputs.meta.get(PROMPT_KEY) if isinstance(inputs, MetaTensor) else None
     if text is None or len(inputs) != 1:
         raise InputError(
-            f"{len(inputs)} images came without input_ids; expected prompts, or one image with its prompt attached. Put "
-            "AttachPromptd at the end of the preprocessing."
+            f"{len(inputs)} images came without input_ids; expected prompts, or one image with its prompt attached. "
+            "Put AttachPromptd at the end of the preprocessing."
         )
     return {name: torch.tensor([ids], device=inputs.device) for name, ids in json.loads(text).items()}

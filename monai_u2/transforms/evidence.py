@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.networks.utils import eval_mode
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
@@ -76,21 +77,24 @@ class FindEvidenced(MapTransform):
         network = self.network if writer is None else writer
         if network is None:
             return d
-        find = EvidenceFinder(network, self.tokenizer, self.preprocessing, self.method, self.image_key)
         image = d[self.image_key]
         if writer is not None:
+            image, prompt, question = image.cpu(), d["input_ids"][0], d["question_ids"][0]
             ids = convert_to_tensor(ids, track_meta=False)
-            d[self.evidence_key] = find(image.cpu(), d["input_ids"][0], ids, d["question_ids"][0])
-            return d
+        else:
+            image = self._without_padding(image, d["slab_mask"])
+            prompt = d["input_ids"][d["attention_mask"].bool()]
+            question = d["question_ids"][d["question_mask"].bool()]
+        find = EvidenceFinder(network, self.tokenizer, self.preprocessing, self.method, self.image_key)
+        with eval_mode(network):  # MONAI's engines set it around the inferer alone
+            d[self.evidence_key] = find(image, prompt, ids, question)
+        return d
+
+    @staticmethod
+    def _without_padding(image: torch.Tensor, slab_mask: torch.Tensor) -> torch.Tensor:
         if isinstance(image, MetaTensor):
-            there = torch.as_tensor(d["slab_mask"]).cpu().bool()
+            there = torch.as_tensor(slab_mask).cpu().bool()
             image = MetaTensor(
                 image.as_tensor().cpu()[there], meta=image.meta, applied_operations=image.applied_operations
             )
-        d[self.evidence_key] = find(
-            image,
-            d["input_ids"][d["attention_mask"].bool()],
-            ids,
-            d["question_ids"][d["question_mask"].bool()],
-        )
-        return d
+        return image

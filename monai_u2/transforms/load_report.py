@@ -66,8 +66,8 @@ class LoadReportd(MapTransform):
 def _read_report(path: Path) -> str:
     if path.suffix != ".txt":
         raise InputError(
-            f"{path}: is no text file; expected a report in a .txt file. Save the image's report as its label, or remove "
-            "this label."
+            f"{path}: is no text file; expected a report in a .txt file. Save the image's report as its label, or "
+            "remove this label."
         )
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
