@@ -95,8 +95,9 @@ def _name(content: dict[str, Any]) -> str:
 
 
 def _models(address: str) -> list[str]:
+    response = _ask("GET", address, "/info/")
     try:
-        return list(_ask("GET", address, "/info/").json()["models"])
+        return list(response.json()["models"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{address}: isn't a MONAI Label server: its /info/ lists no models; check the address."
