@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,15 +129,16 @@ def train(address: str, **params: Any) -> str:
     return "RUNNING"
 
 
-def median_seconds(function: Any, runs: int) -> float:
-    """Median of some runs after a first one that doesn't count."""
-    function()
-    times = []
-    for _ in range(runs):
-        begin = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
+def median_seconds(ways: dict[str, Callable[[], Any]], runs: int) -> dict[str, float]:
+    """Median of some runs of each way after a first one that doesn't count; the ways take turns, as a machine's speed
+    changes."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(runs + 1):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - begin)
+    return {name: float(np.median(seconds[1:])) for name, seconds in times.items()}
 
 
 def plain_workflow(folder: Path, evidence: bool) -> Any:
@@ -163,7 +164,8 @@ def main(folder: str, ct: str | None = None, runs: int = 5, output: str | None =
     root = Path(folder).resolve()
     lesions = prepare(root, ct)
     model = root / "monaibundle" / "model" / MODEL / "models" / "model.pt"
-    plain, plain_evidence = (median_seconds(plain_workflow(root, evidence).run, runs) for evidence in (False, True))
+    plain = {evidence: plain_workflow(root, evidence) for evidence in (False, True)}
+    plain[False].run()
     written = json.loads((root / "plain" / "report.json").read_text())
     begin = time.monotonic()
     with serving(root) as address:
@@ -185,12 +187,12 @@ def main(folder: str, ct: str | None = None, runs: int = 5, output: str | None =
             kept = geometry_is_kept(root / "ct" / "evidence_levels.nii.gz", root / "studies" / "ct.nii.gz")
             print(f"report of {Path(ct).name}, geometry kept: {kept}, warnings: {answer['warnings']}")
             print("    " + answer["report"].replace("\n", "\n    "))
-        label = median_seconds(lambda: ask_for_all(address, "phantom"), runs)
-        figures = {"label_seconds": label, "plain_seconds": plain, "plain_with_evidence_seconds": plain_evidence}
-        print(
-            f"warm, 100 slices, median of {runs}: {label:.2f} s, the plain workflow {plain:.2f} s: {label / plain:.2f}"
-        )
-        print(f"    the plain workflow with evidence {plain_evidence:.2f} s: {label / plain_evidence:.2f}")
+        ways = {"label_seconds": lambda: ask_for_all(address, "phantom"), "plain_seconds": plain[False].run}
+        figures = median_seconds({**ways, "plain_with_evidence_seconds": plain[True].run}, runs)
+        label, alone, with_evidence = figures.values()
+        print(f"warm, 100 slices, median of {runs}: {label:.2f} s")
+        print(f"    the plain workflow {alone:.2f} s, ratio {label / alone:.2f}")
+        print(f"    the plain workflow with evidence {with_evidence:.2f} s, ratio {label / with_evidence:.2f}")
         report = (root / "phantom" / "report.txt").read_bytes()
         saved = requests.put(
             f"{address}/datastore/label",
