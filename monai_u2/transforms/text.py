@@ -294,7 +294,7 @@ class DecodeReportd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        ids = np.asarray(d[self.first_key(d)]).astype(int).tolist()
+        ids = torch.as_tensor(d[self.first_key(d)]).int().tolist()  # also from a GPU
         d[f"{self.report_key}_whole"] = self.tokenizer.eos_token_id in ids
         d[self.report_key] = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
         return d
