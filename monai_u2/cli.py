@@ -10,8 +10,8 @@
 # limitations under the License.
 
 
-"""The command line: ``monai-u2 report``, ``view``, ``train``, ``evaluate``, ``compare``, ``ablate``, ``data``,
-``phantom``, ``convert`` and ``version``.
+"""The command line: ``monai-u2 report``, ``view``, ``train``, ``label-report``, ``evaluate``, ``compare``,
+``ablate``, ``data``, ``phantom``, ``convert`` and ``version``.
 
 Arguments are checked before anything heavy is imported; the work itself is the bundle's.
 """
@@ -129,12 +129,14 @@ def main() -> None:
     from monai_u2.commands.ablate import ablate_command
     from monai_u2.commands.data import data_commands
     from monai_u2.commands.evaluate import evaluation_commands
+    from monai_u2.commands.label_report import label_report_command
 
     # without a parse function, fire would make numbers of "1.2" and lists of "[a]"
     texts = {"bundle": str, "question": str, "series": str, "device": str}
     commands = {
         "report": SetParseFns(input=str, output=str, **texts)(report),
         "view": view_command(),
+        "label-report": label_report_command(),
         "train": SetParseFns(config=str)(train),
         **evaluation_commands(),
         "ablate": ablate_command(),

@@ -29,6 +29,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
 import monai_u2
+from monai_u2.data.label_cases import RecordedCases
 from monai_u2.data.records import write_text_atomically
 from monai_u2.processes import number_of_processes, process_index
 
@@ -44,15 +45,19 @@ class RunRecord:
 
     Args:
         output_dir: folder of `run.json`.
-        data: name -> file of records.
+        data: name -> file of records, or cases: the hash is that of their file
+            (:class:`monai_u2.data.RecordedCases`), else of their JSON text.
         handlers: the trainer's handlers, among which an `MLFlowHandler` may be.
     """
 
     def __init__(
-        self, output_dir: str | os.PathLike[str], data: Mapping[str, str | os.PathLike[str]], handlers: Sequence[Any]
+        self,
+        output_dir: str | os.PathLike[str],
+        data: Mapping[str, str | os.PathLike[str] | Sequence[Mapping[str, Any]]],
+        handlers: Sequence[Any],
     ) -> None:
         self.path = Path(output_dir) / "run.json"
-        self.hashes = {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in data.items()}
+        self.hashes = {name: hashlib.sha256(_bytes_of(source)).hexdigest() for name, source in data.items()}
         self.tracked = [handler for handler in handlers if isinstance(handler, MLFlowHandler)]
         self.logger = logging.getLogger(__name__)
 
@@ -97,6 +102,12 @@ class RunRecord:
                     value[:12],
                     str(state_dict.get(name))[:12],
                 )
+
+
+def _bytes_of(source: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> bytes:
+    if isinstance(source, RecordedCases):
+        source = source.file
+    return Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else json.dumps(source).encode()
 
 
 def _config_file(artifact: str | os.PathLike[str]) -> str:

@@ -41,6 +41,7 @@ class TrainingCheckpoints:
         interval: steps after which one is written within an epoch; None for none.
         keep: number of files to keep.
         prefix: start of the files' names.
+        replace: delete the files of an earlier training when a new one starts, in place of refusing it.
 
     Raises:
         InputError: when `interval` isn't at least 1.
@@ -53,6 +54,7 @@ class TrainingCheckpoints:
         interval: int | None = None,
         keep: int = 2,
         prefix: str = "checkpoint",
+        replace: bool = False,
     ) -> None:
         if interval is not None and (not isinstance(interval, int) or interval < 1):
             raise InputError(
@@ -63,6 +65,7 @@ class TrainingCheckpoints:
         self.interval = interval
         self.keep = keep
         self.prefix = prefix
+        self.replace = replace
         self.logger = logging.getLogger(__name__)
 
     def start(self, engine: Engine, resume: bool = False, allow_previous: bool = False) -> None:
@@ -93,7 +96,10 @@ class TrainingCheckpoints:
         files = self.files()
         if resume:
             return self._newest(files, allow_previous)
-        if files:
+        if self.replace:
+            for file in files:
+                file.unlink()
+        elif files:
             raise InputError(
                 f"{files[-1]}: is of an earlier training; expected a folder without {self.prefix}_step=*.pt for a new "
                 "one. Go on with the earlier one by --resume True, give another --ckpt_dir, or delete it."

@@ -19,6 +19,7 @@ _NAMES: dict[str, str] = {
     "FindingInferer": "findings",
     "PreferenceInferer": "preference",
     "ReportInferer": "report",
+    "writer_of": "report",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _NAMES)

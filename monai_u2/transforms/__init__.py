@@ -17,6 +17,7 @@ from monai_u2._lazy import lazy_attributes
 _NAMES: dict[str, str] = {
     "AppendFindingKinds": "findings",
     "AppendFindingKindsd": "findings",
+    "AttachPromptd": "text",
     "CheckSameGeometryd": "slabs",
     "CheckScope": "scope",
     "CheckScoped": "scope",
@@ -34,6 +35,7 @@ _NAMES: dict[str, str] = {
     "LesionMaskToPatchesd": "findings",
     "LoadCT": "load",
     "LoadCTd": "load",
+    "LoadReportd": "load_report",
     "LoadWindowedVolume": "windowed",
     "LoadWindowedVolumed": "windowed",
     "PaperResize": "paper",
@@ -44,6 +46,7 @@ _NAMES: dict[str, str] = {
     "RandSimulateThickSlicesd": "slabs",
     "ReportPrompt": "text",
     "ReportPromptd": "text",
+    "ReportToLabeld": "report_label",
     "SaveReport": "save_report",
     "SaveReportd": "save_report",
     "ScalePercentilesAndCrop": "paper",

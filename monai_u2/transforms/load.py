@@ -29,6 +29,7 @@ from monai.transforms import EnsureChannelFirst, MapTransform, Transform
 from monai.utils import ImageMetaKey
 
 from monai_u2.data.ct_reader import CTReader
+from monai_u2.exceptions import InputError
 
 __all__ = ["ExtractPlanes", "ExtractPlanesd", "LoadCT", "LoadCTd", "describe_ct", "oriented_spacing"]
 
@@ -55,8 +56,12 @@ class LoadCT(Transform):
             volume_index: which volume of a 4-D NIfTI file; None refuses such files.
 
         Raises:
-            InputError: see :py:meth:`monai_u2.data.CTReader.read`.
+            InputError: see :py:meth:`monai_u2.data.CTReader.read`; for an empty path, too.
         """
+        if not str(filename):
+            raise InputError(
+                "the image's path is empty, as apps give it for unknown images; expected a file or folder."
+            )
         # not through MONAI's LoadImage: making one warns of optional codecs that this reader never uses
         path = Path(filename).expanduser()
         array, meta = self.reader.get_data(self.reader.read(path, volume_index))

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import MapTransform, SaveImaged, Transform
 
 from monai_u2.dicom.document import ReportDocument
 from monai_u2.dicom.documents import DOCUMENT_FILES, ReportDocuments
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["NOT_FOR_CLINICAL_USE", "SaveReport", "SaveReportd", "draw_overview"]
 
 NOT_FOR_CLINICAL_USE = "not for clinical use"
+CUT_OFF = "the report was cut off at its largest length (max_new_tokens)"
 # name of a plane, and what stands at the left, right, upper, and lower edge of its picture
 PLANES = (
     ("axial", "R", "L", "A", "P"),
@@ -129,8 +130,7 @@ class SaveReport(Transform):
         if case is not None and (case in ("", ".", "..") or Path(case).name != case):
             raise ValueError(f"case is {case!r}; expected a name for a folder, without separators.")
         if not is_whole:
-            text = "the report was cut off at its largest length (max_new_tokens)"
-            info = {**info, "warnings": [*info["warnings"], text]}
+            info = {**info, "warnings": [*info["warnings"], CUT_OFF]}
         series, texts = self.documents.source(source, info["source"], info["series"])
         info = {**info, "warnings": [*info["warnings"], *texts]}
         folder = self.output_dir if case is None else self.output_dir / case
@@ -284,6 +284,10 @@ class SaveReportd(MapTransform):
                 is_whole=bool(d.get(f"{key}_whole", True)),
             )
         return d
+
+
+# apps that write the results themselves, such as MONAI Label, drop what is a SaveImaged
+SaveImaged.register(SaveReportd)
 
 
 def draw_overview(

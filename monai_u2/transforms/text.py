@@ -13,12 +13,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform, Transform
 from monai.utils import ensure_tuple
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100
+PROMPT_KEY = "prompt"
+"""Key of the prompt in an image's metadata."""
 
 
 class ReportPrompt(Transform):
@@ -144,6 +148,34 @@ class ReportPromptd(MapTransform):
         prompts = [self.prompt(question, answer) for question, answer in zip(questions, answers)]
         for name in prompts[0]:
             d[name] = [prompt[name] for prompt in prompts]
+        return d
+
+
+class AttachPromptd(MapTransform):
+    """Lay the prompt of :class:`ReportPromptd` beside the image, in its metadata: apps such as MONAI Label give an
+    inferer the image alone, see :class:`monai_u2.inferers.ReportInferer`.
+
+    It travels as JSON text, as prompts of different lengths can't be collated otherwise. An image without metadata, and
+    one with several questions, stays as it is.
+
+    Args:
+        keys: keys of images.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        if len(d["input_ids"]) != 1:
+            return d
+        prompt = json.dumps({name: d[name][0].tolist() for name in ("input_ids", "question_ids")})
+        for key in self.key_iterator(d):
+            if isinstance(d[key], MetaTensor):
+                image = d[key]
+                d[key] = MetaTensor(
+                    image, meta={**image.meta, PROMPT_KEY: prompt}, applied_operations=image.applied_operations
+                )
         return d
 
 
@@ -262,7 +294,7 @@ class DecodeReportd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        ids = np.asarray(d[self.first_key(d)]).astype(int).tolist()
+        ids = torch.as_tensor(d[self.first_key(d)]).int().tolist()  # also from a GPU
         d[f"{self.report_key}_whole"] = self.tokenizer.eos_token_id in ids
         d[self.report_key] = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
         return d

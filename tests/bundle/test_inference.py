@@ -160,6 +160,45 @@ def test_evidence_is_an_option(bundle: Path, tmp_path: Path) -> None:
             for entry in content["sentences"]:
                 assert content["report"][entry["start"] : entry["end"]] == entry["text"]
                 assert entry["rests_on_image"] == (entry["place"] is not None)
+            # found in evaluation mode: batch statistics are those of the file
+            state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+            network = parser.get_parsed_content("network").state_dict()
+            assert all(torch.equal(network[name], value) for name, value in state.items())
             stored = nib.load(tmp_path / "out" / "evidence.nii.gz")
             assert stored.shape == image.shape
             np.testing.assert_array_equal(stored.affine, nib.load(tmp_path / "ct.nii.gz").affine)
+
+
+def test_an_app_that_gives_the_image_alone(parser: ConfigParser, tmp_path: Path) -> None:
+    """The steps of MONAI Label: its own keys in the case, no batch, its own network, no file written."""
+    from monai.transforms import LoadImaged, SaveImaged
+
+    image = write_phantom(tmp_path / "ct.nii.gz", 200_003)
+    path = str(tmp_path / "ct.nii.gz")
+    case = {"image": path, "image_path": path, "question": "Is there a pleural effusion?", "model": "u2llm"}
+    for step in parser.get_parsed_content("preprocessing").transforms:
+        assert not isinstance(step, LoadImaged)  # it would be replaced by one that misses no key
+        case = step(case)
+    assert case["image_path"] == path
+    with torch.no_grad():
+        case["pred"] = parser.get_parsed_content("inferer")(case["image"][None], parser.get_parsed_content("network"))[
+            0
+        ]
+    saving = 0
+    for step in parser.get_parsed_content("postprocessing").transforms:
+        if isinstance(step, SaveImaged):
+            saving += 1
+        else:
+            case = step(case)
+    assert saving == 1 and sorted(file.name for file in tmp_path.iterdir()) == ["ct.nii.gz"]
+    result = json.loads(json.dumps(case["result"]))
+    assert result["report"].startswith("Yes") and result["question"] == "Is there a pleural effusion?"
+    assert result["warnings"] == [] and result["model"]["use"] == "not for clinical use"
+    assert case["pred"].shape == (1, *image.shape) and case["pred"].dtype == torch.uint8
+    assert np.allclose(case["pred"].affine, image.affine, atol=1e-4)
+    names = json.loads((BUNDLES_ROOT / "bundles/u2llm/configs/metadata.json").read_text())["network_data_format"]
+    levels = names["outputs"]["pred"]["channel_def"]
+    assert {int(value) for value in case["pred"].unique()} == set(map(int, levels)) == {0, 1, 2, 3}
+    assert [levels[str(entry["value"])] for entry in result["evidence_levels"]] == [
+        f"{entry['name']} evidence" for entry in result["evidence_levels"]
+    ]

@@ -16,10 +16,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from monai_u2.data.phantom import draw_case, render_case, write_report
 from tests.python_process import bundle_command, printed_by
 
 SMALL = {
@@ -224,3 +226,21 @@ def test_adapters_are_trained_beside_a_frozen_tower_and_merged(
     assert "Epoch[2] Complete" in resumed
     with pytest.raises(AssertionError, match="no layer of the language model is called qkv"):
         run(bundle, bundle, tmp_path, data, "--lora", "{'target_modules': ['qkv']}")
+
+
+def test_reports_in_text_files_take_the_place_of_records(bundle: Path, tmp_path: Path) -> None:
+    """As MONAI Label gives them; a second training follows the first, and no phantom is made for either."""
+    hu, _, affine = render_case(draw_case(7))
+    nib.save(nib.Nifti1Image(hu, affine), tmp_path / "ct.nii.gz")
+    (tmp_path / "ct.txt").write_text(write_report(draw_case(7)).text, encoding="utf-8")
+    cases = [{"image": str(tmp_path / "ct.nii.gz"), "label": str(tmp_path / "ct.txt")}]
+    overrides = {"train#dataset#data": cases, "validate#dataset#data": [], "train#trainer#max_epochs": 1}
+    (tmp_path / "label.json").write_text(json.dumps(overrides))
+    given = {"dataset_dir": tmp_path / "data", "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "out"}
+    given |= {"validate#inferer#max_new_tokens": 8}
+    for _ in range(2):
+        log = printed_by(bundle_command("run", f"['configs/train.json','{tmp_path}/label.json']", given), bundle)
+        assert "the 1 training cases take their place" in log
+    assert (tmp_path / "models" / "model.pt").is_file()
+    assert [path.name for path in (tmp_path / "out" / "label_training").iterdir()] == ["checkpoint_step=1.pt"]
+    assert not (tmp_path / "data" / "images").exists()

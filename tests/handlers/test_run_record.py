@@ -22,6 +22,7 @@ import pytest
 from ignite.engine import Engine
 from monai.handlers import MLFlowHandler
 
+from monai_u2.data import RecordedCases
 from monai_u2.handlers import RunRecord
 
 
@@ -77,3 +78,11 @@ def test_other_records_are_named_at_a_resume(tmp_path: Path, caplog: pytest.LogC
         records.write_text("{} \n")
         RunRecord(tmp_path, {"train_records": records}, []).load_state_dict(state)
     assert "train_records aren't those that the training began with" in caplog.text
+
+
+def test_cases_are_hashed_by_their_file_or_themselves(tmp_path: Path) -> None:
+    records = tmp_path / "train.jsonl"
+    records.write_text("{}\n")
+    hashes = RunRecord(tmp_path, {"file": records, "of_file": RecordedCases(records, [{}]), "bare": [{}]}, []).hashes
+    assert hashes["file"] == hashes["of_file"] == hashlib.sha256(b"{}\n").hexdigest()
+    assert hashes["bare"] == hashlib.sha256(b"[{}]").hexdigest()

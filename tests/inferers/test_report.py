@@ -11,10 +11,16 @@
 
 from __future__ import annotations
 
-import torch
+import copy
 
-from monai_u2.inferers import ReportInferer
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from monai_u2.exceptions import InputError
+from monai_u2.inferers import ReportInferer, writer_of
 from monai_u2.networks import U2LLM
+from monai_u2.transforms import AttachPromptd
 
 
 def test_returns_new_tokens_alone(tiny_u2llm: U2LLM) -> None:
@@ -28,3 +34,22 @@ def test_returns_new_tokens_alone(tiny_u2llm: U2LLM) -> None:
     wrapped = torch.nn.Module()
     wrapped.module = tiny_u2llm
     assert inferer(image, wrapped, input_ids=ids, attention_mask=mask).tolist() == new.tolist()
+
+
+def test_an_image_alone_is_asked_with_its_attached_prompt(tiny_u2llm: U2LLM) -> None:
+    ids, question = torch.tensor([5, 99, 99, 99, 99, 7]), torch.tensor([3, 4])
+    inferer = ReportInferer(max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    case = {"image": MetaTensor(torch.rand(2, 8, 32, 32)), "input_ids": [ids], "question_ids": [question]}
+    image = AttachPromptd("image")(case)["image"][None]
+    new = inferer(image, tiny_u2llm)
+    asked = inferer(image, tiny_u2llm, input_ids=ids[None], question_ids=question[None])
+    assert new.tolist() == asked.tolist()
+    # MONAI copies metadata deeply, the network isn't copied
+    assert writer_of(new[0]) is writer_of(copy.deepcopy(new)) is tiny_u2llm
+    assert writer_of(asked) is None
+
+
+def test_an_image_without_any_prompt_is_refused(tiny_u2llm: U2LLM) -> None:
+    for image in (torch.rand(1, 2, 8, 32, 32), MetaTensor(torch.rand(1, 2, 8, 32, 32))):
+        with pytest.raises(InputError, match="without input_ids"):
+            ReportInferer()(image, tiny_u2llm)

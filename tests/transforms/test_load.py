@@ -134,3 +134,8 @@ def test_real_ct(name: str, shape: list[int], spacing: list[float]) -> None:
     data = transform({"image": str(SHARED / name)})
     assert data["info"]["shape"] == shape and data["info"]["spacing_mm"] == spacing
     assert data["planes"].shape == (3, 512, 512)
+
+
+def test_an_empty_path_isnt_the_working_folder() -> None:
+    with pytest.raises(InputError, match="path is empty"):
+        LoadCT()("")

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from monai_u2.exceptions import InputError
-from monai_u2.transforms import DecodeReportd, RandSelectConversationsd, ReportPrompt, ReportPromptd
+from monai_u2.transforms import AttachPromptd, DecodeReportd, RandSelectConversationsd, ReportPrompt, ReportPromptd
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -142,3 +143,14 @@ def test_decoding_drops_control_tokens(text_tokenizer: PreTrainedTokenizerBase) 
     assert ended["report"] == "The lungs are clear.\nThe aorta is normal in caliber."
     assert ended["report_whole"]
     assert not decode({"pred": torch.tensor(words)})["report_whole"]
+
+
+def test_one_prompt_is_attached_to_an_image_with_metadata() -> None:
+    image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"kept": 1})
+    case = {"image": image, "input_ids": [torch.tensor([1, 2])], "question_ids": [torch.tensor([2])]}
+    attached = AttachPromptd("image")(case)["image"]
+    assert attached.meta["prompt"] == '{"input_ids": [1, 2], "question_ids": [2]}' and attached.meta["kept"] == 1
+    assert "prompt" not in image.meta
+    several = {**case, "input_ids": [torch.tensor([1])] * 2}
+    assert "prompt" not in AttachPromptd("image")(several)["image"].meta
+    assert not isinstance(AttachPromptd("image")({**case, "image": torch.zeros(1)})["image"], MetaTensor)
