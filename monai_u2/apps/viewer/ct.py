@@ -25,7 +25,7 @@ from monai_u2.exceptions import InputError
 
 # where the CT lies: report.json itself holds no path, since these often name a patient
 IMAGE_FILE = "viewer.json"
-PREVIEW_VOXELS = 2**21
+PREVIEW_VOXELS = 2_500_000
 """Above so many voxels a page shows fewer first."""
 
 
