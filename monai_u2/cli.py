@@ -18,12 +18,12 @@ Arguments are checked before anything heavy is imported; the work itself is the 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from monai_u2._mlflow import keep_mlflow_silent
 from monai_u2.commands.command import Command, check_whole_number, check_writable, find_bundle
 from monai_u2.commands.inference import write_report
 from monai_u2.commands.view import view_command, view_report
@@ -235,7 +235,7 @@ def _train(config: str | None, overrides: dict[str, Any]) -> None:
         raise InputError(f"{file}: no such file; expected a bundle's config. Check --config.")
     if file.parent.name == "configs":
         overrides = {"bundle_root": str(file.parents[1])} | overrides
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MONAI imports mlflow, which calls home on import
+    keep_mlflow_silent()
     from monai.bundle import run
 
     run(run_id="training", config_file=str(file), **overrides)

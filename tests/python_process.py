@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = ["monai.bundle", "monai.handlers", "ignite.engine", "transformers", "peft", "mlflow"]
+SECONDS = 600
+"""A command that takes longer is killed."""
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
 
@@ -54,7 +56,10 @@ def run_python(
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]
         process = _context.Process(target=_run, args=(words, str(cwd or os.getcwd()), dict(env or os.environ), outputs))
         process.start()
-        process.join()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
         printed = [path.read_text(errors="replace") if path.exists() else "" for path in outputs]
     return subprocess.CompletedProcess([sys.executable, *words], process.exitcode, *printed)
 

@@ -340,7 +340,7 @@ def test_what_fails_early(
         output = output / "report"
     elif spoil == "permission":  # not by chmod: root may write anywhere
         output = output / "deeper"
-        monkeypatch.setattr(cli.os, "access", lambda path, mode: path != tmp_path)
+        monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     elif spoil == "question":
         question = " "
     else:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_u2._mlflow import keep_mlflow_silent
 from monai_u2.commands.command import Command, check_whole_number, check_writable
 from monai_u2.exceptions import InputError
 
@@ -153,7 +153,7 @@ def _compare(first: str, second: str, output: str, references: str | None, **opt
 
 def _check(folder: Path, options: Mapping[str, Any], tables: int) -> None:
     """Refuse options that don't fit before anything is computed."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MONAI imports mlflow, which calls home on import
+    keep_mlflow_silent()
     check_writable(folder)
     check_whole_number("seed", options["seed"], 0)
     check_whole_number("num_samples", options["num_samples"], 1)

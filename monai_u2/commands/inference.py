@@ -16,7 +16,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 import textwrap
 import traceback
 import warnings
@@ -24,6 +23,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from monai_u2._mlflow import keep_mlflow_silent
 from monai_u2.exceptions import InputError
 
 __all__ = ["DOCUMENTS", "run_inference", "write_report"]
@@ -92,7 +92,7 @@ def run_inference(root: Path, verbose: bool, overrides: dict[str, str], switches
         # what the user must know is in the report's warnings or raised
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MONAI imports mlflow, which calls home on import
+    keep_mlflow_silent()
     # the imports make a million objects that live until the end: collecting among them, then and at exit, takes 3 s
     gc.disable()
     try:

@@ -14,13 +14,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from email import message_from_bytes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_u2.commands.command import Command, check_writable
+from monai_u2.data.report_text import report_text
 from monai_u2.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ __all__ = ["label_report_command"]
 
 # seconds to connect, and to wait for what the server computes
 TIMEOUT = (10, 600)
+LEVELS = "evidence_levels"
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", "")
+FILES = ("report.txt", "report.json", *(LEVELS + extension for extension in EXTENSIONS))
 
 
 def label_report(
@@ -41,7 +47,7 @@ def label_report(
         server: address of the server, such as http://127.0.0.1:8000.
         image: ID of the image on the server: its file's name without extension.
         question: what to ask of the CT instead of the whole report.
-        output: folder for report.txt, report.json and the evidence's levels; made if it isn't there.
+        output: folder for report.txt, report.json and the evidence's levels, for this alone; made if it isn't there.
         model: name of the model on the server.
     """
     return Command(_label_report, **locals())
@@ -59,6 +65,7 @@ def _label_report(server: str, image: str, question: str | None, output: str | N
     folder = None if output is None else Path(output).expanduser()
     if folder is not None:
         check_writable(folder)
+        _check_folder(folder)
     if question is not None and not question.strip():
         raise InputError("--question is empty; expected a question. Leave it out to get the whole report.")
     address = (server if "://" in server else f"http://{server}").rstrip("/")
@@ -142,12 +149,30 @@ def _parts(response: requests.Response) -> tuple[dict[str, Any], tuple[str, byte
     return content, label
 
 
+def _check_folder(folder: Path) -> None:
+    """Another report's files beside this one's would be taken for this one's."""
+    others = [path.name for path in sorted(folder.iterdir()) if path.name not in FILES] if folder.is_dir() else []
+    if others:
+        raise InputError(
+            f"{folder}: holds {others[0]}, which isn't of this command; expected a new or empty folder, so that no "
+            "files of two reports lie side by side. Give another --output."
+        )
+
+
 def _write(folder: Path, content: dict[str, Any], label: tuple[str, bytes] | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.txt").write_text(content["report"] + "\n", encoding="utf-8")
-    text = json.dumps(content, indent=4, ensure_ascii=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    model = content["model"]
+    text = report_text(content["report"], content["question"], content["warnings"], model["name"], model["version"])
+    files = {"report.txt": text.encode()}
     if label is not None:
         name, volume = label
-        extension = next((end for end in (".nii.gz", ".nii", ".nrrd", ".mha") if name.endswith(end)), "")
-        (folder / f"evidence_levels{extension}").write_bytes(volume)
+        extension = next((end for end in EXTENSIONS if name.endswith(end)), "")
+        files[f"{LEVELS}{extension}"] = volume
+    files["report.json"] = (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as writing:
+        for name, data in files.items():
+            Path(writing, name).write_bytes(data)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)  # of an earlier report
+        for name in files:
+            os.replace(Path(writing, name), folder / name)

@@ -47,18 +47,18 @@ def select_ct_series(folder: str | Path) -> SeriesInfo:
     ):
         if number > 1:
             raise InputError(
-                f"{root.name}: its DICOM files belong to {number} {what} ({keyword} differs); expected one study of "
+                f"the study's DICOM files belong to {number} {what} ({keyword} differs); expected one study of "
                 "one patient, so that the report is filed where it belongs. Give each study a folder of its own."
             )
     chosen = [one for one in found if one.modality == "CT" and one.num_images and not one.is_localizer]
     if len(chosen) != 1:
         raise InputError(
-            f"{root.name}: the study has {len(chosen) or 'no'} CT series; expected one, as a report describes one. "
+            f"the study has {len(chosen) or 'no'} CT series; expected one, as a report describes one. "
             f"Give a folder with that series alone. It holds: {_described(found)}."
         )
     if not chosen[0].uid or not chosen[0].study:
         raise InputError(
-            f"{root.name}: its files have no {'StudyInstanceUID' if chosen[0].uid else 'SeriesInstanceUID'}, so no "
+            f"the study's files have no {'StudyInstanceUID' if chosen[0].uid else 'SeriesInstanceUID'}, so no "
             "DICOM document can belong to their study. Export the study with its UIDs."
         )
     others = [one for one in found if one is not chosen[0]]

@@ -13,12 +13,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from monai_u2._mlflow import keep_mlflow_silent
 from monai_u2.exceptions import InputError
 
 Item = TypeVar("Item")
@@ -67,7 +67,7 @@ def _context() -> Any:
     """Processes that neither share the caller's threads nor import MONAI each for itself, where the system can."""
     import multiprocessing
 
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MONAI imports mlflow, which calls home on import
+    keep_mlflow_silent()
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

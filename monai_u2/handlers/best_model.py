@@ -36,13 +36,19 @@ class BestModelSaver:
         save_dir: folder of the model.
         save_dict: name -> object with `state_dict`; of a single object its state alone is written.
         filename: name of the file.
+        newer: whether the newer of two models with equal metrics is kept.
     """
 
     def __init__(
-        self, save_dir: str | os.PathLike[str], save_dict: Mapping[str, Any], filename: str = "model.pt"
+        self,
+        save_dir: str | os.PathLike[str],
+        save_dict: Mapping[str, Any],
+        filename: str = "model.pt",
+        newer: bool = False,
     ) -> None:
         self.path = Path(save_dir) / filename
         self.save_dict = dict(save_dict)
+        self.newer = newer
         self.best: float | None = None
         self.logger = logging.getLogger(__name__)
 
@@ -54,7 +60,7 @@ class BestModelSaver:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save the model where the key metric is larger than ever.
+        """Save the model where the key metric is larger than ever, or as large, see ``newer``.
 
         Args:
             engine: the evaluator.
@@ -63,7 +69,7 @@ class BestModelSaver:
             InputError: when the model can't be written.
         """
         metric = float(engine.state.metrics[engine.state.key_metric_name])
-        if self.best is not None and not metric > self.best:
+        if self.best is not None and not (metric > self.best or (self.newer and metric == self.best)):
             return
         states = {name: full_state(part) for name, part in self.save_dict.items()}
         self.best = metric

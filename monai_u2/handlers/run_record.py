@@ -46,7 +46,7 @@ class RunRecord:
     Args:
         output_dir: folder of `run.json`.
         data: name -> file of records, or cases: the hash is that of their file
-            (:class:`monai_u2.data.RecordedCases`), else of their JSON text.
+            (:class:`monai_u2.data.RecordedCases`), else of their JSON text and the reports that are their labels.
         handlers: the trainer's handlers, among which an `MLFlowHandler` may be.
     """
 
@@ -107,7 +107,10 @@ class RunRecord:
 def _bytes_of(source: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> bytes:
     if isinstance(source, RecordedCases):
         source = source.file
-    return Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else json.dumps(source).encode()
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).read_bytes()
+    reports = [Path(case["label"]).read_bytes() for case in source if Path(case.get("label", "")).is_file()]
+    return b"".join([json.dumps(source).encode(), *reports])
 
 
 def _config_file(artifact: str | os.PathLike[str]) -> str:

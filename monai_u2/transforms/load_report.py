@@ -20,6 +20,7 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from monai_u2.data.report_text import is_report_text
 from monai_u2.exceptions import InputError
 
 
@@ -49,7 +50,7 @@ class LoadReportd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """
         Raises:
-            InputError: when the file is no text file, isn't there, or holds no text.
+            InputError: when the file is no text file, isn't there, holds no text, or more than a report.
         """
         d = dict(data)
         if "question" in d or "conversations" in d:
@@ -75,6 +76,11 @@ def _read_report(path: Path) -> str:
         raise InputError(f"{path}: can't be read ({error.strerror}); expected a report in a .txt file.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: isn't UTF-8 text; expected a report in a .txt file. Save it as UTF-8.") from error
+    if is_report_text(text):
+        raise InputError(
+            f"{path}: is a report.txt with its question, warnings and who wrote it; expected the report alone, since "
+            "the model would learn to write these, too. Take the lines above and below the report away."
+        )
     if not text:
         raise InputError(f"{path}: is empty; expected a report. Save the image's report as its label, or remove it.")
     return text

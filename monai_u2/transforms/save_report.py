@@ -29,6 +29,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, SaveImaged, Transform
 
+from monai_u2.data.report_text import NOT_FOR_CLINICAL_USE, report_text
 from monai_u2.dicom.document import ReportDocument
 from monai_u2.dicom.documents import DOCUMENT_FILES, ReportDocuments
 from monai_u2.evidence.files import EVIDENCE_FILES, LEVELS, write_evidence
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NOT_FOR_CLINICAL_USE", "SaveReport", "SaveReportd", "draw_overview"]
 
-NOT_FOR_CLINICAL_USE = "not for clinical use"
 CUT_OFF = "the report was cut off at its largest length (max_new_tokens)"
 # name of a plane, and what stands at the left, right, upper, and lower edge of its picture
 PLANES = (
@@ -138,15 +138,8 @@ class SaveReport(Transform):
         folder.mkdir(parents=True, exist_ok=True)
         writing = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
         try:
-            texts = [
-                f"Question: {question}",
-                "",
-                report.strip(),
-                "",
-                *(f"Warning: {text}" for text in info["warnings"]),
-            ]
-            texts.append(f"Written by {self.model_name} {self.model_version}: {NOT_FOR_CLINICAL_USE}.")
-            (writing / "report.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+            text = report_text(report, question, info["warnings"], self.model_name, self.model_version)
+            (writing / "report.txt").write_text(text, encoding="utf-8")
             draw_overview(
                 planes,
                 pixel_mm,

@@ -151,7 +151,7 @@ def test_the_shipped_weights_are_read_without_pickle(bundle: Path, tmp_path: Pat
 
 def test_the_workflow_file_runs_lint_and_tests(bundle: Path) -> None:
     jobs = yaml.safe_load((bundle.parents[1] / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
-    assert jobs["tests"]["strategy"]["matrix"]["python"] == ["3.10", "3.12"]
+    assert jobs["tests"]["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12"]
     commands = {name: " ".join(step.get("run", "") for step in job["steps"]) for name, job in jobs.items()}
     assert ".ci/run" in commands["tests"] and "ruff check ." in commands["lint"]
     assert "verify_metadata" in commands["model_zoo"] and "verify_net_in_out" in commands["model_zoo"]

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from monai_u2 import cli
+from tests.command_line import run_command_line
 
 REPORT = {
     "report": "FINDINGS:\nLesion ≥ 5 mm — left.",
@@ -81,12 +80,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
 
 
 def label_report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["monai-u2", "label-report", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code
-    return 0
+    return run_command_line(monkeypatch, "label-report", *arguments)
 
 
 def test_the_report_is_printed(
@@ -105,9 +99,25 @@ def test_files_are_written(
     address = f"http://127.0.0.1:{server.server_port}/"
     assert label_report(monkeypatch, address, "phantom", "--output", str(tmp_path / "out")) == 0
     assert (tmp_path / "out" / "evidence_levels.nii.gz").read_bytes() == VOLUME
-    assert (tmp_path / "out" / "report.txt").read_text(encoding="utf-8") == REPORT["report"] + "\n"
+    text = (tmp_path / "out" / "report.txt").read_text(encoding="utf-8")
+    assert REPORT["report"] in text and text.endswith("Written by u2llm 0.2.0: not for clinical use.\n")
+    assert f"Warning: {REPORT['warnings'][0]}\n" in text
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == REPORT
     assert server.forms == [{}]
+
+
+def test_another_reports_files_are_not_mixed_with_these(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own files of another image are replaced."""
+    address = f"http://127.0.0.1:{server.server_port}"
+    (tmp_path / "evidence_levels.nrrd").write_bytes(b"of another image")
+    assert label_report(monkeypatch, address, "phantom", "--output", str(tmp_path)) == 0
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"report.txt", "report.json", "evidence_levels.nii.gz"}
+    (tmp_path / "viewer.json").write_text("{}")
+    assert label_report(monkeypatch, address, "phantom", "--output", str(tmp_path)) == 2
+    assert "holds viewer.json, which isn't of this command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,8 @@ def test_a_second_series_of_another_study_or_another_ct_is_refused(
     ("values", "message"),
     [
         ({"Modality": "MR"}, "the study has no CT series; expected one.*It holds: MR of 3 slices"),
-        ({"StudyInstanceUID": None}, "its files have no StudyInstanceUID, so no DICOM document.*Export the study"),
-        ({"SeriesInstanceUID": None}, "its files have no SeriesInstanceUID"),
+        ({"StudyInstanceUID": None}, "study.s files have no StudyInstanceUID, so no DICOM document.*Export the study"),
+        ({"SeriesInstanceUID": None}, "study.s files have no SeriesInstanceUID"),
     ],
 )
 def test_a_series_that_no_report_could_belong_to_is_refused(

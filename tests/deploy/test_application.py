@@ -77,7 +77,10 @@ def study_uid(study: Path) -> str:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "two studies": (second_series, "its DICOM files belong to 2 studies (StudyInstanceUID differs)"),
-    "two patients": (lambda study: second_series(study, PatientID="SECRET"), "its DICOM files belong to 2 patients"),
+    "two patients": (
+        lambda study: second_series(study, PatientID="SECRET"),
+        "DICOM files belong to 2 patients",
+    ),
     "two CT series": (
         lambda study: second_series(study, StudyInstanceUID=study_uid(study)),
         "the study has 2 CT series",

@@ -50,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, bundle: Path, without_toolk
     file = root / "models" / "u2llm" / "configs" / "inference.json"
     config = json.loads(file.read_text())
     say = {"_target_": "Lambdad", "keys": "report", "func": f"$lambda text: {REPORT!r}"}
-    config["postprocessing"]["transforms"].insert(-1, say)
+    transforms = config["postprocessing"]["transforms"]
+    transforms.insert([one["_target_"].split(".")[-1] for one in transforms].index("SaveReportd"), say)
     file.write_text(json.dumps(config))
     variables = {f"HOLOSCAN_{name}_PATH": str(root / place) for name, place in PLACES.items()}
     command = [*without_toolkit, sys.executable, "-m", "monai_u2.apps.deploy"]
@@ -115,7 +116,7 @@ def test_the_segmentation_lies_on_the_ct(folder: Path) -> None:
 
 def test_no_patient_in_what_is_said_and_in_names(folder: Path) -> None:
     said = (folder / "said").read_text()
-    assert "Not for clinical use. Written to" in said
+    assert "Not for clinical use. Written in" in said
     ct = pydicom.dcmread(folder / "study" / "ct" / "slice_0001.dcm")
     names = "".join(path.name for path in (folder / "out").iterdir())
     for secret in ("SECRET", "4711", "Yamada", "山田", ct.StudyInstanceUID, ct.SeriesInstanceUID):

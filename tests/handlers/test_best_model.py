@@ -21,17 +21,24 @@ from ignite.engine import Engine, Events
 from monai_u2.handlers import BestModelSaver
 
 
-def validate(folder: Path, scores: list[float], state: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Validations with these metrics, each of a model with its metric as weight."""
+def validate(
+    folder: Path,
+    scores: list[float],
+    state: dict[str, Any] | None = None,
+    weights: list[float] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Validations with these metrics, each of a model with its metric as weight, or with another one."""
+    weights = scores if weights is None else weights
     network = torch.nn.Linear(1, 1, bias=False)
-    saver = BestModelSaver(str(folder), {"model": network})
+    saver = BestModelSaver(str(folder), {"model": network}, **more)
     if state is not None:
         saver.load_state_dict(state)
 
     def score(engine: Engine) -> None:
         engine.state.key_metric_name = "f1"
         engine.state.metrics["f1"] = scores[engine.state.epoch - 1]
-        network.weight.data.fill_(scores[engine.state.epoch - 1])
+        network.weight.data.fill_(weights[engine.state.epoch - 1])
 
     evaluator = Engine(lambda engine, batch: None)
     evaluator.add_event_handler(Events.EPOCH_COMPLETED, score)
@@ -53,6 +60,12 @@ def test_best_model_is_kept_over_a_resume(tmp_path: Path) -> None:
     (tmp_path / "model.pt").unlink()
     validate(tmp_path, [0.1], state)  # nothing to keep
     assert saved() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("newer", "kept"), [(False, 2.0), (True, 3.0)])
+def test_of_equal_models_the_one_asked_for_is_kept(tmp_path: Path, newer: bool, kept: float) -> None:
+    validate(tmp_path, [0.0, 0.1, 0.1, 0.0], weights=[1.0, 2.0, 3.0, 4.0], newer=newer)
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == kept
 
 
 def test_several_objects_keep_their_names(tmp_path: Path) -> None:

@@ -86,3 +86,12 @@ def test_cases_are_hashed_by_their_file_or_themselves(tmp_path: Path) -> None:
     hashes = RunRecord(tmp_path, {"file": records, "of_file": RecordedCases(records, [{}]), "bare": [{}]}, []).hashes
     assert hashes["file"] == hashes["of_file"] == hashlib.sha256(b"{}\n").hexdigest()
     assert hashes["bare"] == hashlib.sha256(b"[{}]").hexdigest()
+
+
+def test_a_corrected_report_is_another_record(tmp_path: Path) -> None:
+    cases = [{"image": "a.nii.gz", "label": str(tmp_path / "a.txt")}]
+    hashes = []
+    for text in ("Clear.", "Clear.", "An effusion."):
+        (tmp_path / "a.txt").write_text(text)
+        hashes.append(RunRecord(tmp_path, {"cases": cases}, []).hashes["cases"])
+    assert hashes[0] == hashes[1] != hashes[2]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from monai_u2.data.report_text import report_text
 from monai_u2.exceptions import InputError
 from monai_u2.transforms import LoadReportd
 
@@ -43,6 +44,7 @@ def test_other_cases_stay_as_they_are(case: dict[str, object]) -> None:
         ("a.txt", b" \n", "is empty"),
         ("a.txt", b"\xff", "isn't UTF-8"),
         ("a.txt", None, "can't be read"),
+        ("a.txt", report_text("Clear.", "Describe.", [], "u2llm", "1").encode(), "expected the report alone"),
     ],
 )
 def test_what_is_no_report_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

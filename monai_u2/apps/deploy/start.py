@@ -24,6 +24,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+from monai_u2._mlflow import keep_mlflow_silent
 from monai_u2.commands.command import check_writable
 from monai_u2.exceptions import InputError, find_input_error
 
@@ -50,7 +51,7 @@ def main() -> None:
         sys.exit(USER_ERROR)
     warnings = json.loads((output / "report.json").read_text(encoding="utf-8"))["warnings"]
     lines = [f"Warning: {text}" for text in warnings]
-    lines.append(f"Not for clinical use. Written to {output} in {time.monotonic() - start:.1f} s.")
+    lines.append(f"Not for clinical use. Written in {time.monotonic() - start:.1f} s.")
     sys.stdout.write("\n".join(lines) + "\n")
 
 
@@ -96,7 +97,7 @@ def load_cuda_runtime() -> None:
 
 def _run() -> Path:
     os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")  # what fails is raised, too
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MONAI imports mlflow, which calls home on import
+    keep_mlflow_silent()
     load_cuda_runtime()
     # the imports make a million objects that live until the end
     gc.disable()
