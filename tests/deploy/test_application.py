@@ -76,7 +76,7 @@ def study_uid(study: Path) -> str:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "two studies": (second_series, "its DICOM files belong to 2 studies (StudyInstanceUID differs)"),
+    "two studies": (second_series, "DICOM files belong to 2 studies (StudyInstanceUID differs)"),
     "two patients": (
         lambda study: second_series(study, PatientID="SECRET"),
         "DICOM files belong to 2 patients",
