@@ -17,7 +17,6 @@ from __future__ import annotations
 import html
 import http.client
 import json
-import os
 import re
 import signal
 import subprocess
@@ -386,14 +385,20 @@ def test_the_browser_is_not_given_the_key(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_command_serves_until_it_is_interrupted(folder: Path) -> None:
+    def hear_interrupts() -> None:  # what a shell starts in the background ignores them, and hands that on
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     command = [sys.executable, "-m", "monai_u2", "view", str(folder), "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
-        address = urlsplit(process.stdout.readline().strip())
-        connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=20)
-        connection.request("GET", address.path)
-        assert connection.getresponse().status == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as process:
+        try:
+            address = urlsplit(process.stdout.readline().strip())
+            connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=20)
+            connection.request("GET", address.path)
+            assert connection.getresponse().status == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.browser
