@@ -385,6 +385,8 @@ def evidence(
             f"num_cases is {num_cases}, methods {methods}; expected at least 2 cases and some of {list(METHODS)}, "
             f"{DEFAULT!r} among them."
         )
+    if blind_checkpoint is not None and not Path(blind_checkpoint).is_file():
+        raise InputError(f"blind_checkpoint is {blind_checkpoint}: no such file; expected a training's model.pt.")
     parser = load_bundle(bundle, device)
     parts = [parser.get_parsed_content(name) for name in ("network", "text_tokenizer", "preprocessing")]
     finders = {name: EvidenceFinder(*parts, METHODS[name]()) for name in methods}

@@ -85,6 +85,8 @@ def test_rates_and_calibration() -> None:
 def test_what_is_asked_for_is_checked() -> None:
     with pytest.raises(InputError, match="some of .*'integrated gradient' among them"):
         evidence(methods="occlusion")
+    with pytest.raises(InputError, match="no such file; expected a training's model.pt"):
+        evidence(blind_checkpoint="none.pt")
 
 
 def test_the_shipped_model_on_two_cases(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

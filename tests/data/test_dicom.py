@@ -30,6 +30,7 @@ from pydicom.uid import (
 from monai_u2.data.dicom import list_series, read_series
 from monai_u2.data.phantom.dicom_series import write_dicom_series
 from monai_u2.exceptions import InputError
+from tests.dicom_files import edit
 
 REAL_SERIES = Path(__file__).parents[2] / ".." / "shared" / "ct" / "dicom_j2k"
 SHAPE = (70, 66, 5)  # the smallest that JPEG 2000 encodes is about 64
@@ -46,17 +47,6 @@ def example(oblique: bool = False) -> tuple[np.ndarray, np.ndarray]:
         affine[:3, :3] = about_z @ about_x @ affine[:3, :3]
     affine[:3, 3] = [31.5, -12.25, 104.0]
     return hu, affine
-
-
-def edit(file: Path, **values: object) -> None:
-    """Set attributes of a DICOM file; None deletes one."""
-    dataset = pydicom.dcmread(file)
-    for name, value in values.items():
-        if value is None:
-            delattr(dataset, name)
-        else:
-            setattr(dataset, name, value)
-    dataset.save_as(file)
 
 
 def write_enhanced_ct(file: Path, hu: np.ndarray, affine: np.ndarray) -> None:

@@ -22,19 +22,14 @@ import pytest
 from monai_u2.data import select_ct_series
 from monai_u2.data.phantom.dicom_series import write_dicom_series
 from monai_u2.exceptions import InputError
+from tests.dicom_files import edit
 
 
 def write(folder: Path, **values: object) -> Path:
     """A series of 3 slices with these attributes; None deletes one."""
     hu = np.arange(48, dtype=np.int16).reshape(4, 4, 3)
-    for file in write_dicom_series(hu, np.eye(4), folder, patient_id="SECRET-4711"):
-        image = pydicom.dcmread(file)
-        for name, value in values.items():
-            if value is None:
-                delattr(image, name)
-            else:
-                setattr(image, name, value)
-        image.save_as(file)
+    write_dicom_series(hu, np.eye(4), folder, patient_id="SECRET-4711")
+    edit(folder, **values)
     return folder
 
 

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 
 from monai_u2.data.phantom.dicom_series import write_dicom_series
@@ -49,18 +48,6 @@ READING = {
     ],
 }
 Run = Callable[..., tuple[int, str, str]]
-
-
-def edit(folder: Path, **values: object) -> None:
-    """Set attributes of all DICOM files of a folder; None deletes one."""
-    for file in sorted(folder.iterdir()):
-        image = pydicom.dcmread(file)
-        for name, value in values.items():
-            if value is None:
-                delattr(image, name)
-            else:
-                setattr(image, name, value)
-        image.save_as(file)
 
 
 def after_mounting(script: str) -> list[str]:

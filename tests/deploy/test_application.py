@@ -22,7 +22,8 @@ import pydicom
 import pytest
 
 from monai_u2.data.phantom.dicom_series import write_dicom_series
-from tests.deploy.conftest import SHAPE, Run, edit
+from tests.deploy.conftest import SHAPE, Run
+from tests.dicom_files import edit
 
 pytestmark = pytest.mark.deploy
 

@@ -28,7 +28,8 @@ import pytest
 from monai_u2.data.phantom import draw_case, render_case
 from monai_u2.data.phantom.dicom_series import write_dicom_series
 from monai_u2.networks import file_sha256
-from tests.deploy.conftest import after_mounting, edit
+from tests.deploy.conftest import after_mounting
+from tests.dicom_files import edit
 
 pytestmark = pytest.mark.deploy
 
