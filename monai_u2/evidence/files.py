@@ -53,7 +53,7 @@ def write_evidence(evidence: ReportEvidence, folder: Path) -> None:
 
 def evidence_levels(voxels: np.ndarray) -> np.ndarray:
     """:data:`LEVELS` of evidence from 0 to 1, uint8; 0 below the lowest."""
-    levels = np.zeros(voxels.shape, np.uint8)
+    levels = np.zeros_like(voxels, dtype=np.uint8)  # in the same order of axes
     for level in LEVELS:  # np.digitize takes 8 bytes and 50 ns a voxel
         levels += voxels >= level["from"]
     return levels

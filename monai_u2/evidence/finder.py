@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 # a sentence that the image doesn't make likelier by that (nats) would stand there without it, too
 SMALLEST_GAIN = 0.5
-# maps of as many different values take a fraction of the space, and of the time to pack them
-_STEPS = 256
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,7 @@ class EvidenceFinder:
         shares = weights / weights.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
         whole = shares.amax(dim=0) if len(shares) else weights.new_zeros(weights.shape[1:])
         voxels = voxel_map(whole, image, grid, self.preprocessing, self.image_key)
-        steps = np.rint(voxels.numpy() * _STEPS).astype(np.float32) / np.float32(_STEPS)
-        return ReportEvidence(cited, steps, affine, weights, grid)
+        return ReportEvidence(cited, voxels.numpy(), affine, weights, grid)
 
 
 def _in_body(body: np.ndarray, grid: TokenGrid) -> torch.Tensor:

@@ -14,7 +14,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, InvertibleTransform
+from monai.transforms import Compose, InvertibleTransform, Spacingd, allow_missing_keys_mode
 from monai.utils import optional_import
 
 from monai_u2.exceptions import InputError
@@ -33,6 +35,10 @@ ndimage, _ = optional_import("scipy.ndimage")
 FINENESS = 4
 # denser than that is body, as an intensity of the slabs: -300 HU in a window of -1000 to 1000 HU
 BODY_INTENSITY = 0.35
+# edge in voxels of what is resampled at once: MONAI's grid has 28 bytes for each of its voxels
+_BLOCK = 64
+# maps of as many different values take a fraction of the space, and of the time to pack them
+_VOXEL_STEPS = 256
 
 
 @dataclass(frozen=True)
@@ -125,28 +131,29 @@ def body_mask(image: torch.Tensor, grid: TokenGrid, threshold: float = BODY_INTE
 
 
 def voxel_map(weights: torch.Tensor, image: MetaTensor, grid: TokenGrid, preprocessing: Any, key: str = "image") -> Any:
-    """Weights of tokens on the voxels of the CT as it was loaded, through MONAI's :class:`monai.transforms.Invertd`.
+    """Weights of tokens on the voxels of the CT as it was loaded, through the inverses of MONAI's transforms.
 
     Args:
-        weights: `(T, N)`.
+        weights: `(T, N)`, 0 to 1.
         image: the slabs that the preprocessing gave `(T, D, H, W)`, with the trace of its transforms.
         grid: their tokens.
         preprocessing: the composed transforms.
         key: the image's key in them.
 
     Returns:
-        MetaTensor `(X, Y, Z)`, 0 where the preprocessing cut the image off.
+        MetaTensor `(X, Y, Z)`, float32 in steps of 1/256, 0 where the preprocessing cut the image off.
 
     Raises:
         InputError: when the transforms can't be inverted.
     """
     slabs = F.interpolate(grid.stacked(weights[None])[None].float(), size=_volume_size(grid), mode="trilinear")
-    data = {key: image, "map": MetaTensor(slabs.reshape(image.shape), affine=image.affine)}
-    steps = preprocessing.transforms if isinstance(preprocessing, Compose) else [preprocessing]
+    trace = deepcopy(image.applied_operations)
+    traced = MetaTensor(slabs.reshape(image.shape), meta=deepcopy(image.meta), applied_operations=trace)
+    steps = preprocessing.flatten().transforms if isinstance(preprocessing, Compose) else [preprocessing]
     one_way = [type(step).__name__ for step in steps if not isinstance(step, InvertibleTransform)]
     reason = ""
     try:
-        inverted = Invertd("map", preprocessing, orig_keys=key, nearest_interp=False)(data)["map"]
+        inverted = _inverted(traced, steps, key)
     except (ValueError, RuntimeError, KeyError) as error:
         reason = f" ({error})"
     else:
@@ -154,12 +161,71 @@ def voxel_map(weights: torch.Tensor, image: MetaTensor, grid: TokenGrid, preproc
         original = np.asarray(image.meta["original_affine"], dtype=np.float64)
         same = np.allclose(np.asarray(inverted.affine), original, atol=1e-3)
         if tuple(inverted.shape[1:]) == expected and same:
-            return inverted[0]
+            return _in_steps(inverted[0].float())
         reason = f" (the map comes back as {tuple(inverted.shape[1:])} voxels, the CT has {expected})"
     raise InputError(
         f"the preprocessing can't be inverted{reason}, so evidence has no place in the CT; these of its transforms "
         f"have no inverse: {', '.join(one_way) or 'none'}. Use invertible ones for what changes the geometry."
     )
+
+
+def _inverted(volume: MetaTensor, steps: Sequence[Any], key: str) -> MetaTensor:
+    for step in reversed([step for step in steps if isinstance(step, InvertibleTransform)]):
+        if isinstance(step, Spacingd) and key in step.keys:
+            volume = _inverted_spacing(volume, step)
+        else:
+            with allow_missing_keys_mode(step):
+                volume = step.inverse({key: volume})[key]
+    return volume
+
+
+def _inverted_spacing(volume: MetaTensor, step: Spacingd) -> MetaTensor:
+    """`Spacingd.inverse`, block by block and in float16: at once a large CT takes gigabytes. Blocks without evidence
+    are left out."""
+    resample = step.spacing_transform.sp_resample
+    operation = resample.pop_transform(volume)
+    options = dict(operation["extra_info"])
+    affine, size = np.asarray(options["src_affine"], dtype=np.float64), [int(edge) for edge in operation["orig_size"]]
+    to_volume = np.linalg.solve(np.asarray(volume.affine, dtype=np.float64), affine)
+    result = torch.zeros((len(volume), *size), dtype=torch.float16)
+    for first in itertools.product(*(range(0, edge, _BLOCK) for edge in size)):
+        block = result[(..., *(slice(start, start + _BLOCK) for start in first))]
+        if _read_by(volume, block.shape[1:], to_volume @ _moved(first)).max() < 0.5 / _VOXEL_STEPS:
+            continue
+        with resample.trace_transform(False):
+            resampled = resample(
+                volume,
+                dst_affine=torch.from_numpy(affine @ _moved(first)),
+                spatial_size=block.shape[1:],
+                mode=options["mode"],
+                padding_mode=options["padding_mode"],
+                align_corners=options["align_corners"] is True,
+                dtype=torch.float32,
+            )
+        block.copy_(_in_steps(resampled.as_tensor()))
+    meta = {**volume.meta, "affine": torch.from_numpy(affine)}
+    return MetaTensor(result, meta=meta, applied_operations=volume.applied_operations)
+
+
+def _read_by(volume: MetaTensor, size: Sequence[int], to_volume: np.ndarray) -> torch.Tensor:
+    """The voxels between which a block of `size` voxels is interpolated."""
+    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, edge - 1) for edge in size))])
+    places = (to_volume @ corners.T)[:3]
+    last = np.array(volume.shape[1:]) - 1
+    low = np.clip(np.floor(places.min(axis=1)) - 1, 0, last).astype(int)
+    high = np.clip(np.ceil(places.max(axis=1)) + 1, 0, last).astype(int)
+    return volume.as_tensor()[(..., *(slice(start, end + 1) for start, end in zip(low, high)))]
+
+
+def _moved(first: Sequence[int]) -> np.ndarray:
+    """From the index of a voxel in a block to that in the volume, where the block begins at `first`."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = first
+    return matrix
+
+
+def _in_steps(values: torch.Tensor) -> torch.Tensor:
+    return values.mul_(_VOXEL_STEPS).round_().div_(_VOXEL_STEPS)
 
 
 def _volume_size(grid: TokenGrid) -> tuple[int, int, int]:

@@ -21,7 +21,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose
+from monai.transforms import Compose, Invertd
 
 from monai_u2.evidence import TokenGrid, body_mask, fine_maps, locate, voxel_map
 from monai_u2.exceptions import InputError
@@ -107,6 +107,32 @@ def test_evidence_lands_on_the_same_place_from_all_48_orientations(
         assert [place.slices["first"], place.slices["last"]] == [low[axis], high[axis]]
         peaks.append(place.peak_lps_mm)
     assert np.ptp(np.array(peaks), axis=0).max() <= max(spacing)
+
+
+@pytest.mark.parametrize(("order", "flips"), [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))])
+def test_the_map_is_what_monais_invertd_gives_at_once(
+    parser: ConfigParser, tmp_path: Path, order: tuple[int, ...], flips: tuple[int, ...]
+) -> None:
+    """Evidence that crosses the blocks, at the edge of the CT, in a few blocks alone, and too weak for the first step."""
+    write_ball(tmp_path / "a.nii", (1.5, 2.0, 3.0), order, flips)
+    preprocessing = parser.get_parsed_content("preprocessing")
+    data = preprocessing({"image": str(tmp_path / "a.nii"), "question": "What is seen?"})
+    grid = TokenGrid.of(data["image"], (2, 8, 12))
+    everywhere = torch.rand((1, grid.slabs, 192), generator=torch.Generator().manual_seed(0))
+    for weights in (everywhere, everywhere * (everywhere > 0.99), everywhere * 0.001):
+        voxels = voxel_map(weights[0], data["image"], grid, preprocessing)
+        slabs = torch.nn.functional.interpolate(
+            grid.stacked(weights)[None],
+            size=[n * edge for n, edge in zip(grid.shape, grid.token_size)],
+            mode="trilinear",
+        )
+        case = {"image": data["image"], "map": MetaTensor(slabs.reshape(data["image"].shape))}
+        at_once = Invertd("map", preprocessing, orig_keys="image", nearest_interp=False)(case)["map"][0]
+        assert voxels.dtype == torch.float32
+        assert torch.equal(voxels * 256, (voxels * 256).round())
+        assert (voxels - at_once).abs().max() < 0.002 + 1e-4
+        assert ((voxels - (at_once * 256).round() / 256).abs() > 0).float().mean() < 1e-3
+    assert voxels.max() == 0
 
 
 def test_padding_carries_nothing(parser: ConfigParser, tmp_path: Path) -> None:
