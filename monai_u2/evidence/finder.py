@@ -24,7 +24,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_u2.evidence.citations import locate
-from monai_u2.evidence.maps import TokenGrid, body_mask, fine_maps, voxel_map
+from monai_u2.evidence.maps import HU_WINDOW, TokenGrid, body_mask, fine_maps, voxel_map
 from monai_u2.evidence.methods import AnsweredCase, EvidenceMethod, GradientEvidence, image_gains
 from monai_u2.evidence.sentences import report_sentences, sentence_tokens, token_offsets
 from monai_u2.evidence.verifier import EvidenceVerifier
@@ -66,6 +66,7 @@ class EvidenceFinder:
             invertible.
         method: how tokens are weighted; :class:`GradientEvidence` when None.
         image_key: the image's key in the preprocessing.
+        hu_window: HU of the slabs' intensities 0 and 1, by which body and lungs are told.
     """
 
     def __init__(
@@ -75,12 +76,14 @@ class EvidenceFinder:
         preprocessing: Any,
         method: EvidenceMethod | None = None,
         image_key: str = "image",
+        hu_window: Sequence[float] = HU_WINDOW,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
         self.method = GradientEvidence() if method is None else method
         self.image_key = image_key
+        self.hu_window = hu_window
 
     def __call__(
         self,
@@ -107,7 +110,7 @@ class EvidenceFinder:
         text = self.tokenizer.decode(answer.tolist(), skip_special_tokens=True).strip()
         sentences = report_sentences(text)
         spans = sentence_tokens(token_offsets(answer.tolist(), self.tokenizer), sentences)
-        body = body_mask(image, grid)
+        body = body_mask(image, grid, self.hu_window)
         gains = image_gains(self.network, case, spans)
         rests = torch.tensor([gain >= SMALLEST_GAIN for gain in gains], dtype=torch.bool)
         weights = torch.zeros(len(sentences), grid.slabs, math.prod(grid.tokens))
@@ -116,14 +119,14 @@ class EvidenceFinder:
             weights[rests] = found.cpu() * _in_body(body, grid)
         affine = np.asarray(image.meta["original_affine"], dtype=np.float64)
         shape = [int(size) for size in image.meta["spatial_shape"]]
-        verify = EvidenceVerifier(image, body, grid)
+        verify = EvidenceVerifier(image, body, grid, self.hu_window)
         cited = []
         for sentence, fine, gain, rest in zip(sentences, fine_maps(weights, grid).numpy() * body, gains, rests):
             entry = {**asdict(sentence), "image_gain_nats": round(gain, 3), "rests_on_image": bool(rest)}
             entry |= {"place": None, "flags": ["against the image"] if gain <= -SMALLEST_GAIN else []}
             if fine.any():
                 place = locate(fine, body, grid, affine, shape)
-                entry |= {"place": asdict(place), "flags": verify(sentence.text, fine, place.spread)}
+                entry |= {"place": asdict(place), "flags": verify(sentence.text, fine, place.spread, sentence.region)}
             cited.append(entry)
         shares = weights / weights.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
         whole = shares.amax(dim=0) if len(shares) else weights.new_zeros(weights.shape[1:])

@@ -33,8 +33,10 @@ ndimage, _ = optional_import("scipy.ndimage")
 
 # places per token along each axis, at which maps are read
 FINENESS = 4
-# denser than that is body, as an intensity of the slabs: -300 HU in a window of -1000 to 1000 HU
-BODY_INTENSITY = 0.35
+# denser than that is body
+BODY_HU = -300.0
+# HU of the slabs' intensities 0 and 1 in the bundle's own preprocessing
+HU_WINDOW = (-1000.0, 1000.0)
 # edge in voxels of what is resampled at once: MONAI's grid has 28 bytes for each of its voxels
 _BLOCK = 64
 # maps of as many different values take a fraction of the space, and of the time to pack them
@@ -107,13 +109,19 @@ def fine_maps(weights: torch.Tensor, grid: TokenGrid) -> torch.Tensor:
     return F.interpolate(grid.stacked(weights)[:, None].float(), size=grid.fine_shape, mode="trilinear")[:, 0]
 
 
-def body_mask(image: torch.Tensor, grid: TokenGrid, threshold: float = BODY_INTENSITY) -> np.ndarray:
+def intensity_of(hu: float, hu_window: Sequence[float] = HU_WINDOW) -> float:
+    """Intensity of the slabs for an attenuation in HU, 0 and 1 at the ends of the window and outside of it."""
+    low, high = hu_window
+    return float(np.clip((hu - low) / (high - low), 0, 1))
+
+
+def body_mask(image: torch.Tensor, grid: TokenGrid, hu_window: Sequence[float] = HU_WINDOW) -> np.ndarray:
     """Where the body is, lungs and bowel included, on the fine grid.
 
     Args:
         image: slabs `(T, D, H, W)`.
         grid: their tokens.
-        threshold: intensity above which a place is body.
+        hu_window: HU of the intensities 0 and 1. Body is denser than -300 HU, or than the window's lower end.
 
     Returns:
         Boolean, `grid.fine_shape`: the largest connected part that is denser, its holes filled slice by slice.
@@ -122,6 +130,7 @@ def body_mask(image: torch.Tensor, grid: TokenGrid, threshold: float = BODY_INTE
         InputError: when nothing is that dense.
     """
     volume = torch.as_tensor(image).reshape(1, 1, -1, *image.shape[2:]).float()
+    threshold = intensity_of(BODY_HU, hu_window)
     dense = F.interpolate(volume, size=grid.fine_shape, mode="area")[0, 0].numpy() > threshold
     parts, count = ndimage.label(dense)
     if count == 0:
@@ -182,6 +191,8 @@ def _inverted(volume: MetaTensor, steps: Sequence[Any], key: str) -> MetaTensor:
 def _inverted_spacing(volume: MetaTensor, step: Spacingd) -> MetaTensor:
     """`Spacingd.inverse`, block by block and in float16: at once a large CT takes gigabytes. Blocks without evidence
     are left out."""
+    if step.spacing_transform.recompute_affine:
+        raise ValueError("Spacingd with recompute_affine loses where the image lies in the patient")
     resample = step.spacing_transform.sp_resample
     operation = resample.pop_transform(volume)
     options = dict(operation["extra_info"])
@@ -199,8 +210,9 @@ def _inverted_spacing(volume: MetaTensor, step: Spacingd) -> MetaTensor:
                 spatial_size=block.shape[1:],
                 mode=options["mode"],
                 padding_mode=options["padding_mode"],
-                align_corners=options["align_corners"] is True,
+                align_corners=False,  # in indexes of voxels it is the same, but for a block of one voxel
                 dtype=torch.float32,
+                lazy=False,
             )
         block.copy_(_in_steps(resampled.as_tensor()))
     meta = {**volume.meta, "affine": torch.from_numpy(affine)}

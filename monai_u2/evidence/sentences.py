@@ -37,26 +37,29 @@ class ReportSentence:
         start: its first character in the report.
         end: the character after its last one.
         section: its heading in lower case, None where there is none.
+        region: what its line is about ("Left kidney"), None where it doesn't say so.
     """
 
     text: str
     start: int
     end: int
     section: str | None = None
+    region: str | None = None
 
 
 def report_sentences(report: str) -> list[ReportSentence]:
     """Split a report into its sentences; headings, and names of regions with a colon, belong to none."""
     sentences = []
-    position = 0
+    position, region = 0, None
     for line in split_report(report):
         # the splitter joins what it took for two sentences by one space
         found = re.compile(r"\s+".join(map(re.escape, line.text.split()))).search(report, position)
         assert found is not None, "a sentence of the report must stand in the report"
-        position = found.end()
-        region = _REGION.match(found[0])
-        start = found.start() + (region.end() if region else 0)
-        sentences.append(ReportSentence(report[start:position], start, position, line.section))
+        named = _REGION.match(found[0])
+        if named or "\n" in report[position : found.start()]:
+            region = named[1] if named else None
+        start, position = found.start() + (named.end() if named else 0), found.end()
+        sentences.append(ReportSentence(report[start:position], start, position, line.section, region))
     return sentences
 
 

@@ -15,16 +15,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from monai_u2.evidence.citations import peak_region
-from monai_u2.evidence.maps import TokenGrid
+from monai_u2.evidence.maps import HU_WINDOW, TokenGrid, intensity_of
 
-# darker than that, inside of the body, is lung: -600 HU in a window of -1000 to 1000 HU
-LUNG_INTENSITY = 0.2
+# darker than that, inside of the body, is lung
+LUNG_HU = -600.0
 # more even than that over the body is diffuse, see `Place.spread`
 LARGEST_SPREAD = 0.95
 
@@ -50,13 +51,17 @@ class EvidenceVerifier:
         image: slabs `(T, D, H, W)`.
         body: boolean, where the body is, on the fine grid.
         grid: the case's tokens.
+        hu_window: HU of the intensities 0 and 1; where it begins above -600 HU, lungs can't be told from other tissue,
+            and lobes aren't checked.
     """
 
-    def __init__(self, image: torch.Tensor, body: np.ndarray, grid: TokenGrid) -> None:
+    def __init__(
+        self, image: torch.Tensor, body: np.ndarray, grid: TokenGrid, hu_window: Sequence[float] = HU_WINDOW
+    ) -> None:
         self.grid = grid
         places = np.argwhere(body)
         volume = torch.as_tensor(image).reshape(1, 1, -1, *image.shape[2:]).float()
-        dark = F.interpolate(volume, size=grid.fine_shape, mode="area")[0, 0].numpy() < LUNG_INTENSITY
+        dark = F.interpolate(volume, size=grid.fine_shape, mode="area")[0, 0].numpy() < intensity_of(LUNG_HU, hu_window)
         self.middle = float(np.median(self._coordinates(places, axis=0)))
         lungs = self._coordinates(np.argwhere(dark & body), axis=2)
         self.lungs = np.percentile(lungs, [2, 98]) if len(lungs) else None
@@ -64,26 +69,28 @@ class EvidenceVerifier:
     def _coordinates(self, places: np.ndarray, axis: int) -> np.ndarray:
         return places @ self.grid.fine_affine[axis, :3] + self.grid.fine_affine[axis, 3]
 
-    def __call__(self, text: str, fine: np.ndarray, spread: float) -> list[str]:
+    def __call__(self, text: str, fine: np.ndarray, spread: float, region: str | None = None) -> list[str]:
         """What doesn't fit.
 
         Args:
             text: the sentence.
             fine: its map on the fine grid.
             spread: see :class:`monai_u2.evidence.Place`.
+            region: what its line is about ("Left kidney"); it counts where the sentence names no side or lobe itself.
 
         Returns:
             Of "diffuse", "other side" and "other height" what is the case.
         """
         flags = ["diffuse"] if spread > LARGEST_SPREAD else []
-        region = peak_region(fine)
-        weights, places = fine[region] / fine[region].sum(), np.argwhere(region)
-        side = named_side(text)
+        peak = peak_region(fine)
+        weights, places = fine[peak] / fine[peak].sum(), np.argwhere(peak)
+        about = f"{region}: {text}"
+        side = named_side(text if region is None or _SIDE.search(text) or _BOTH_SIDES.search(text) else about)
         if side is not None:
             on_right = float(weights[self._coordinates(places, axis=0) > self.middle].sum())
             if (on_right if side == "right" else 1 - on_right) < 0.5:
                 flags.append("other side")
-        lobes = {match.lower() for match in _LOBE.findall(text)}
+        lobes = {match.lower() for match in _LOBE.findall(text) or _LOBE.findall(about)}
         if len(lobes) == 1 and self.lungs is not None:
             low, high = self.lungs
             height = (float(weights @ self._coordinates(places, axis=2)) - low) / (high - low)

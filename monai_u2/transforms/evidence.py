@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
 from monai_u2.evidence.finder import EvidenceFinder
+from monai_u2.evidence.maps import HU_WINDOW
 from monai_u2.inferers.report import writer_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class FindEvidenced(MapTransform):
         method: how tokens are weighted.
         image_key: key of the slabs.
         evidence_key: where to put the :class:`monai_u2.evidence.ReportEvidence`.
+        hu_window: HU of the slabs' intensities 0 and 1.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class FindEvidenced(MapTransform):
         method: EvidenceMethod | None = None,
         image_key: str = "image",
         evidence_key: str = "evidence",
+        hu_window: Sequence[float] = HU_WINDOW,
     ) -> None:
         super().__init__(keys)
         self.network = network
@@ -69,6 +72,7 @@ class FindEvidenced(MapTransform):
         self.method = method
         self.image_key = image_key
         self.evidence_key = evidence_key
+        self.hu_window = hu_window
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -85,7 +89,7 @@ class FindEvidenced(MapTransform):
             image = self._without_padding(image, d["slab_mask"])
             prompt = d["input_ids"][d["attention_mask"].bool()]
             question = d["question_ids"][d["question_mask"].bool()]
-        find = EvidenceFinder(network, self.tokenizer, self.preprocessing, self.method, self.image_key)
+        find = EvidenceFinder(network, self.tokenizer, self.preprocessing, self.method, self.image_key, self.hu_window)
         with eval_mode(network):  # MONAI's engines set it around the inferer alone
             d[self.evidence_key] = find(image, prompt, ids, question)
         return d

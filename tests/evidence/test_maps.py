@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import itertools
+from copy import deepcopy
 from pathlib import Path
 
 import nibabel as nib
@@ -21,9 +22,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
+from monai.transforms import Compose, Invertd, Orientationd, Spacingd
 
-from monai_u2.evidence import TokenGrid, body_mask, fine_maps, locate, voxel_map
+from monai_u2.evidence import TokenGrid, body_mask, fine_maps, locate, maps, voxel_map
 from monai_u2.exceptions import InputError
 
 # x, y, z in mm (RAS): a body with a dense ball in it
@@ -113,7 +114,7 @@ def test_evidence_lands_on_the_same_place_from_all_48_orientations(
 def test_the_map_is_what_monais_invertd_gives_at_once(
     parser: ConfigParser, tmp_path: Path, order: tuple[int, ...], flips: tuple[int, ...]
 ) -> None:
-    """Evidence that crosses the blocks, at the edge of the CT, in a few blocks alone, and too weak for the first step."""
+    """Evidence that crosses blocks, lies at the CT's edge, in a few blocks alone, or is too weak for the first step."""
     write_ball(tmp_path / "a.nii", (1.5, 2.0, 3.0), order, flips)
     preprocessing = parser.get_parsed_content("preprocessing")
     data = preprocessing({"image": str(tmp_path / "a.nii"), "question": "What is seen?"})
@@ -133,6 +134,53 @@ def test_the_map_is_what_monais_invertd_gives_at_once(
         assert (voxels - at_once).abs().max() < 0.002 + 1e-4
         assert ((voxels - (at_once * 256).round() / 256).abs() > 0).float().mean() < 1e-3
     assert voxels.max() == 0
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [Spacingd("image", (4.0, 5.0, 6.0), dtype=torch.float32)],
+        [Spacingd("image", (2.0, 2.0, 2.0), dtype=torch.float32)],
+        [Spacingd("image", (2.5, 2.5, 3.0), align_corners=True, dtype=torch.float32)],
+        [Spacingd(["image", "label"], (4.0, 4.0, 4.0), lazy=True, dtype=torch.float32, allow_missing_keys=True)],
+        [Orientationd("image", "SPL", labels=None), Spacingd("image", (5.0, 4.0, 4.0), padding_mode="zeros")],
+        [Spacingd("image", (3.0, 3.0, 3.0)), Spacingd("image", (4.0, 4.0, 4.0), diagonal=True)],
+    ],
+    ids=["spacing", "identity", "align_corners", "lazy", "orientation", "two"],
+)
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_spacing_is_inverted_as_monai_does(steps: list, degrees: float) -> None:
+    """Also of oblique CTs, and of edges that leave a last block of one voxel."""
+    turn = np.eye(4)
+    angle = np.deg2rad(degrees)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine = turn @ np.diag([2.0, 2.0, 2.0, 1.0])
+    volume = MetaTensor(torch.zeros(1, 65, 129, 30), affine=torch.from_numpy(affine))
+    changed = Compose(steps)({"image": volume})["image"].clone()
+    trace = changed.applied_operations
+    weights = torch.nn.functional.interpolate(
+        torch.rand((1, 1, 6, 6, 4), generator=torch.Generator().manual_seed(0)),
+        size=changed.shape[1:],
+        mode="trilinear",
+    )[0]
+
+    def traced() -> MetaTensor:
+        return MetaTensor(weights.clone(), meta=deepcopy(changed.meta), applied_operations=deepcopy(trace))
+
+    found = maps._inverted(traced(), steps, "image")
+    for step in steps:
+        step.lazy = False  # MONAI's own inverse leaves a volume as it is where Spacingd is lazy
+    expected = Compose(steps).inverse({"image": traced()})["image"]
+    assert found.shape == volume.shape
+    np.testing.assert_allclose(found.affine, affine, atol=1e-6)
+    assert (found.float() - expected).abs().max() < 0.003 * len(steps)  # rounded once for each
+
+
+def test_spacing_that_loses_the_place_is_refused() -> None:
+    step = Spacingd("image", (4.0, 4.0, 4.0), recompute_affine=True)
+    image = step({"image": MetaTensor(torch.zeros(1, 20, 20, 20), affine=torch.eye(4) * 2)})["image"]
+    with pytest.raises(ValueError, match="recompute_affine loses where the image lies"):
+        maps._inverted(image, [step], "image")
 
 
 def test_padding_carries_nothing(parser: ConfigParser, tmp_path: Path) -> None:

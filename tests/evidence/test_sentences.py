@@ -30,6 +30,13 @@ def test_sentences_of_a_phantom_are_those_of_its_truth() -> None:
         assert all(report.text[s.start : s.end] == s.text for s in sentences)
 
 
+def test_what_a_line_is_about_holds_to_its_end() -> None:
+    report = "FINDINGS:\nLeft kidney: A stone is seen. No cyst.\nThe liver is normal.\nIMPRESSION: Stone"
+    sentences = report_sentences(report)
+    assert [s.text for s in sentences] == ["A stone is seen.", "No cyst.", "The liver is normal.", "Stone"]
+    assert [s.region for s in sentences] == ["Left kidney", "Left kidney", None, None]
+
+
 def test_numbers_and_abbreviations_end_no_sentence() -> None:
     report = "FINDINGS:\nA nodule of 2.5 mm, max. 3 mm.  A cyst is seen.\n\nIMPRESSION: Nodule, cyst"
     sentences = report_sentences(report)

@@ -49,6 +49,27 @@ def test_sides(verifier: EvidenceVerifier) -> None:
     assert verifier("The heart is enlarged.", left, 0.1) == []
 
 
+def test_what_the_line_is_about_counts_where_the_sentence_says_nothing(verifier: EvidenceVerifier) -> None:
+    left, right, bottom = at(4, 8, 13), at(4, 8, 3), at(9, 6, 3)
+    assert verifier("A stone is seen.", right, 0.1, "Left kidney") == ["other side"]
+    assert verifier("A stone is seen.", left, 0.1, "Left kidney") == []
+    assert verifier("Larger than the right one.", right, 0.1, "Left kidney") == []
+    assert verifier("Stones on both sides.", right, 0.1, "Left kidney") == []
+    assert verifier("A nodule is seen.", bottom, 0.1, "Right upper lobe") == ["other height"]
+
+
+def test_without_lungs_in_the_window_heights_arent_checked() -> None:
+    """The same patient in a window of -160 to 240 HU: lungs are as dark as air, fat is body and no lung."""
+    image = torch.zeros(2, 16, 32, 32)
+    image[:, :, 2:30, 2:30] = 0.15  # fat of -100 HU
+    image[1, :, 8:20, 4:28] = 0.0  # lungs
+    body = body_mask(image, GRID, (-160, 240))
+    assert body[:, 2:14, 2:14].all()
+    soft = EvidenceVerifier(image, body, GRID, (-160, 240))
+    assert soft.lungs is None
+    assert soft("Nodule in the right upper lobe.", at(9, 6, 3), 0.1) == []
+
+
 def test_lobes_of_the_lung(verifier: EvidenceVerifier) -> None:
     top, bottom = at(14, 6, 3), at(9, 6, 3)
     assert verifier("Nodule in the right upper lobe.", top, 0.1) == []
