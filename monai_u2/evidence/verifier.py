@@ -38,14 +38,21 @@ _OWN_SIDE = re.compile(
     re.IGNORECASE,
 )
 _LOBE = re.compile(r"\b(upper|lower) lobes?\b", re.IGNORECASE)
+# organs of one cavity, and the height, in that of the lungs, below or above which they can't lie
+_CHEST = re.compile(r"\b(?:lungs?|pulmonary|pleura\w*|heart|cardi\w+|pericardi\w+)\b", re.IGNORECASE)
+_ABDOMEN = re.compile(
+    r"\b(?:livers?|hepatic|splen\w+|spleen|kidneys?|renal|gallbladder|pancrea\w+|adrenals?)\b", re.IGNORECASE
+)
+_LOWEST_IN_CHEST, _HIGHEST_IN_ABDOMEN = -0.5, 2 / 3
 
 
 class EvidenceVerifier:
     """Check that the evidence of sentences lies where they say.
 
     The patient's midline is the middle of the body from left to right, by the affine; upper and lower lobe are told
-    apart by thirds of the lungs' height. Sides of the liver and of the heart's chambers are not checked: they may lie
-    across the midline.
+    apart by thirds of the lungs' height. Organs of the chest don't lie half of that height below the lungs, organs of
+    the abdomen not in the lungs' upper third. Sides of the liver and of the heart's chambers are not checked: they may
+    lie across the midline.
 
     Args:
         image: slabs `(T, D, H, W)`.
@@ -91,12 +98,23 @@ class EvidenceVerifier:
             if (on_right if side == "right" else 1 - on_right) < 0.5:
                 flags.append("other side")
         lobes = {match.lower() for match in _LOBE.findall(text) or _LOBE.findall(about)}
-        if len(lobes) == 1 and self.lungs is not None:
+        if self.lungs is not None:
             low, high = self.lungs
             height = (float(weights @ self._coordinates(places, axis=2)) - low) / (high - low)
-            if height < 1 / 3 if lobes == {"upper"} else height > 2 / 3:
+            lowest, highest = _heights(lobes, about)
+            if not lowest <= height <= highest:
                 flags.append("other height")
         return flags
+
+
+def _heights(lobes: set[str], about: str) -> tuple[float, float]:
+    """Lowest and highest place of what a sentence is about, 0 and 1 at the ends of the lungs."""
+    if len(lobes) == 1:
+        return (1 / 3, np.inf) if lobes == {"upper"} else (-np.inf, 2 / 3)
+    chest, abdomen = _CHEST.search(about), _ABDOMEN.search(about)
+    if bool(chest) == bool(abdomen):
+        return -np.inf, np.inf
+    return (_LOWEST_IN_CHEST, np.inf) if chest else (-np.inf, _HIGHEST_IN_ABDOMEN)
 
 
 def named_side(text: str) -> str | None:

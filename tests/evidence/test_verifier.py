@@ -46,7 +46,7 @@ def test_sides(verifier: EvidenceVerifier) -> None:
     assert verifier("A stone is seen in the left kidney.", right, 0.1) == ["other side"]
     assert verifier("Effusion on the right.", right, 0.1) == []
     assert verifier("Effusion on the RIGHT.", left, 0.1) == ["other side"]
-    assert verifier("The heart is enlarged.", left, 0.1) == []
+    assert verifier("The aorta is dilated.", left, 0.1) == []
 
 
 def test_what_the_line_is_about_counts_where_the_sentence_says_nothing(verifier: EvidenceVerifier) -> None:
@@ -76,6 +76,23 @@ def test_lobes_of_the_lung(verifier: EvidenceVerifier) -> None:
     assert verifier("Nodule in the right upper lobe.", bottom, 0.1) == ["other height"]
     assert verifier("Nodule in the right lower lobe.", bottom, 0.1) == []
     assert verifier("Nodule in the left lower lobe.", top, 0.1) == ["other side", "other height"]
+
+
+def test_cavities(verifier: EvidenceVerifier) -> None:
+    """The upper slab holds the lungs."""
+    top, base, bottom = at(14, 6, 3), at(9, 6, 3), at(2, 6, 3)
+    for text, region in (
+        ("A cyst is seen.", "Liver"),
+        ("Hypodense lesion in the liver.", None),
+        ("Splenomegaly.", None),
+    ):
+        assert verifier(text, top, 0.1, region) == ["other height"]
+        assert verifier(text, base, 0.1, region) == verifier(text, bottom, 0.1, region) == []
+    for text, region in (("An opacity is seen.", "Lungs"), ("Cardiomegaly.", None), ("A pleural effusion.", None)):
+        assert verifier(text, bottom, 0.1, region) == ["other height"]
+        assert verifier(text, top, 0.1, region) == verifier(text, base, 0.1, region) == []
+    assert verifier("The lungs and the liver are clear.", top, 0.1) == []
+    assert verifier("A cyst is seen.", top, 0.1) == []
 
 
 def test_diffuse(verifier: EvidenceVerifier) -> None:
