@@ -469,6 +469,30 @@ def test_a_large_ct_is_shown_in_fewer_voxels_first(folder: Path, image: Path, tm
 
 @pytest.mark.browser
 @needs_chromium
+def test_a_click_while_all_voxels_load_is_kept(folder: Path, image: Path, tmp_path: Path) -> None:
+    nib.save(nib.load(image).slicer[::2, ::2, ::2], tmp_path / "small.nii")
+    with ViewerServer(ViewedReport.read(folder), image, preview=tmp_path / "small.nii") as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with Chromium(tmp_path / "profile", size=(900, 600)) as browser:
+            browser.open(server.url)
+            browser.run("viewer.ready")
+            browser.click("[data-sentence='2']")
+            browser.run(
+                "(fetch => { window.fetch = async (name) => "
+                "{ await new Promise((done) => { window.goOn = done; }); return fetch(name); }; })(window.fetch)"
+            )
+            browser.click("#whole")
+            browser.wait_for(lambda: browser.run("window.goOn !== undefined"))
+            browser.click("[data-sentence='1']")
+            browser.run("goOn()")
+            browser.wait_for(lambda: not browser.run("viewer.preview()"))
+            assert browser.run("viewer.crosshairMm()") == pytest.approx(lps_of(BALLS["left"]), abs=0.01)
+            assert browser.run("viewer.evidence()") == {"frame": 1, "opacity": 0.35}
+        server.shutdown()
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_the_exported_page_needs_nothing_else(folder: Path, image: Path, tmp_path: Path) -> None:
     export_page(ViewedReport.read(folder), image, tmp_path / "page.html")
     with Chromium(tmp_path / "profile", size=(900, 600)) as browser:
