@@ -268,7 +268,8 @@ def test_maps_that_do_not_fit_are_said(folder: Path, spoil: str, said: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(None, "no such file"), ("{", "is no JSON"), ("[]", "no text at report"), ("{}", "no text")]
+    ("text", "said"),
+    [(None, "no such file"), ("{", "is no JSON"), ("[]", "it is no object"), ("{}", "it lacks report")],
 )
 def test_unreadable_reports_are_refused(folder: Path, text: str | None, said: str) -> None:
     (folder / "report.json").unlink()
@@ -278,9 +279,31 @@ def test_unreadable_reports_are_refused(folder: Path, text: str | None, said: st
         ViewedReport.read(folder)
 
 
-def test_sentences_that_lack_something_are_refused(folder: Path) -> None:
-    change(folder, sentences=[{"text": "Clear."}])
-    with pytest.raises(InputError, match="sentence 1 lacks .*place"):
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("model",), {}, "model lacks name, version;"),
+        (("warnings",), "one", "warnings is no list;"),
+        (("geometry",), [], "geometry is no object;"),
+        (("sentences",), None, "sentences is no list;"),
+        (("sentences", 0), {"text": "Clear."}, "sentences[0] lacks start, end, section, place, "),
+        (("sentences", 0, "flags"), "diffuse", "sentences[0].flags is no list;"),
+        (("sentences", 1, "flags"), [1], "sentences[1].flags[0] isn't a text;"),
+        (("sentences", 2, "start"), "12", "sentences[2].start isn't a whole number;"),
+        (("sentences", 2, "start"), True, "sentences[2].start isn't a whole number;"),
+        (("sentences", 2, "rests_on_image"), 1, "sentences[2].rests_on_image isn't true or false;"),
+        (("sentences", 1, "place"), {}, "sentences[1].place lacks peak_lps_mm, "),
+        (("sentences", 1, "place", "peak_lps_mm"), [1.0], "sentences[1].place.peak_lps_mm is no list of 3;"),
+        (("sentences", 1, "place", "confidence"), None, "sentences[1].place.confidence isn't a number;"),
+    ],
+)
+def test_fields_of_another_kind_are_refused(folder: Path, path: tuple, value: object, said: str) -> None:
+    content = part = json.loads((folder / "report.json").read_text())
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    (folder / "report.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=re.escape(f"report.json: {said}")):
         ViewedReport.read(folder)
 
 

@@ -34,6 +34,33 @@ FLAG_WORDS = {
     "against the image": "the image speaks against it",
 }
 _AGAIN = "Run monai-u2 report again with --evidence."
+# what the page takes from report.json: a type, an object by its keys (those with ? may be missing), a list of entries
+# of one kind or so many of them, (kind,) for a kind or null
+_PLACE = {
+    "peak_lps_mm": [float, float, float],
+    "peak_voxel": [int, int, int],
+    "slices": {"axis": int, "first": int, "last": int},
+    "concentration": float,
+    "confidence": float,
+}
+_SENTENCE = {
+    "text": str,
+    "start": int,
+    "end": int,
+    "section": (str,),
+    "place": (_PLACE,),
+    "flags": [str],
+    "rests_on_image": bool,
+}
+_REPORT = {
+    "report": str,
+    "question": str,
+    "warnings": [str],
+    "model": {"name": str, "version": str},
+    "geometry?": {"series?": str, "shape?": [int, int, int]},  # a MONAI Label server's reports have none
+    "sentences?": [_SENTENCE],
+}
+_KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -59,11 +86,11 @@ class ViewedReport:
         """Read the folder that ``monai-u2 report`` wrote.
 
         Raises:
-            InputError: without a readable ``report.json``.
+            InputError: without a ``report.json``, or where a field of it isn't what ``monai-u2 report`` writes.
         """
         content = _content(folder / "report.json")
         report, sentences = content["report"], content.get("sentences")
-        notices = [f"Warning: {text}" for text in content.get("warnings", [])]
+        notices = [f"Warning: {text}" for text in content["warnings"]]
         if sentences is None:
             notices.append(f"This report has no evidence: its sentences have no places. {_AGAIN}")
             return cls(content, [(report, None)], [], notices, None)
@@ -90,14 +117,30 @@ def _content(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{file}: is no JSON ({error}); expected what monai-u2 report writes. {_AGAIN}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("report"), str):
-        raise InputError(f"{file}: has no text at report; expected what monai-u2 report writes. {_AGAIN}")
-    keys = ("text", "start", "end", "place", "flags", "rests_on_image", "image_gain_nats")
-    for number, sentence in enumerate(content.get("sentences", []), start=1):
-        if not isinstance(sentence, dict) or (lacking := [key for key in keys if key not in sentence]):
-            lacking = lacking if isinstance(sentence, dict) else list(keys)
-            raise InputError(f"{file}: sentence {number} lacks {lacking}. {_AGAIN}")
+    if (problem := _mismatch(content, _REPORT)) is not None:
+        raise InputError(f"{file}: {problem}; expected what monai-u2 report writes. {_AGAIN}")
     return content
+
+
+def _mismatch(value: Any, kind: Any, name: str = "") -> str | None:
+    """The first field that isn't of its kind, in words."""
+    if isinstance(kind, tuple):
+        return None if value is None else _mismatch(value, kind[0], name)
+    if isinstance(kind, dict):
+        if not isinstance(value, dict):
+            return f"{name or 'it'} is no object"
+        if lacking := [key for key in kind if not key.endswith("?") and key not in value]:
+            return f"{name or 'it'} lacks {', '.join(lacking)}"
+        kinds = {key.removesuffix("?"): entry for key, entry in kind.items()}
+        parts = [(value[key], kinds[key], f"{name}.{key}".lstrip(".")) for key in kinds if key in value]
+    elif isinstance(kind, list):
+        if not isinstance(value, list) or len(value) != len(kind) > 1:
+            return f"{name} is no list" + (f" of {len(kind)}" if len(kind) > 1 else "")
+        parts = [(entry, kind[0], f"{name}[{index}]") for index, entry in enumerate(value)]
+    else:
+        is_right = isinstance(value, (int, float) if kind is float else kind)
+        return None if is_right and (kind is bool) == isinstance(value, bool) else f"{name} isn't {_KINDS[kind]}"
+    return next((problem for part in parts if (problem := _mismatch(*part)) is not None), None)
 
 
 def _segments(report: str, sentences: Sequence[dict[str, Any]]) -> tuple[list[tuple[str, int | None]], bool]:
