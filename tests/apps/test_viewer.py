@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -40,6 +41,7 @@ from monai_u2.apps.viewer import (
     remembered_image,
 )
 from monai_u2.commands.view import view_report
+from monai_u2.evidence.sentences import report_sentences
 from monai_u2.exceptions import InputError
 from tests.apps.chromium import PROGRAM, Chromium
 from tests.command_line import run_command_line
@@ -240,8 +242,8 @@ def test_unchanged_report_has_no_notice(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("report", "kept", "said"),
     [
-        (REPORT.replace("Clear. ", ""), [1, 2], "No longer in it: Clear."),
-        (REPORT.replace("left", "right"), [0, 2], "No longer in it: A dense ball lies on the left."),
+        (REPORT.replace("Clear. ", ""), [1, 2], "No longer where it stood: Clear."),
+        (REPORT.replace("left", "right"), [0, 2], "No longer where it stood: A dense ball lies on the left."),
         (REPORT + " The heart is large.", [0, 1, 2], "was changed"),
         (REPORT.replace("Pleura", "Pleural space"), [0, 1, 2], "was changed"),
     ],
@@ -252,6 +254,33 @@ def test_edited_report_is_said(folder: Path, report: str, kept: list[int], said:
     assert len(viewed.notices) == 1 and said in viewed.notices[0]
     assert [index for _, index in viewed.segments if index is not None] == kept
     assert "".join(text for text, _ in viewed.segments) == report
+
+
+@pytest.mark.parametrize(
+    ("report", "kept"),
+    [
+        ("FINDINGS:\nA cyst. A stone.\nIMPRESSION:\nNo effusion.", [1, 2, 3]),
+        ("FINDINGS:\nNo effusion. A cyst. A stone.", [0, 1, 2]),
+        ("FINDINGS:\nNo effusion. A cyst.\nIMPRESSION:\nNo effusion.", [0, 1, 3]),
+        ("FINDINGS:\nA stone. IMPRESSION: No effusion.", [2]),
+        ("FINDINGS:\nNot A cyst. A stone in the bladder.", []),
+    ],
+)
+def test_sentences_that_are_said_twice_keep_their_own_evidence(folder: Path, report: str, kept: list[int]) -> None:
+    before = "FINDINGS:\nNo effusion. A cyst. A stone.\nIMPRESSION:\nNo effusion."
+    sentences = [{**sentence(TEXTS[0], None), **asdict(one)} for one in report_sentences(before)]
+    change(folder, report=report, sentences=sentences)
+    viewed = ViewedReport.read(folder)
+    assert [index for _, index in viewed.segments if index is not None] == kept
+    assert [text for text, index in viewed.segments if index is not None] == [sentences[i]["text"] for i in kept]
+    assert "".join(text for text, _ in viewed.segments) == report and "was changed" in viewed.notices[0]
+
+
+def test_the_end_of_the_findings_is_not_taken_for_the_impression(folder: Path) -> None:
+    before = "FINDINGS:\nA cyst. A stone.\nIMPRESSION:\nA stone."
+    sentences = [{**sentence(TEXTS[0], None), **asdict(one)} for one in report_sentences(before)]
+    change(folder, report="FINDINGS:\nA cyst.\nIMPRESSION:\nA stone.", sentences=sentences)
+    assert [index for _, index in ViewedReport.read(folder).segments if index is not None] == [0, 2]
 
 
 @pytest.mark.parametrize(("spoil", "said"), [("missing", "is missing"), ("cut", "can't be read"), ("fewer", "2 maps")])

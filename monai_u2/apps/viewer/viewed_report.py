@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,11 @@ class ViewedReport:
         if sentences is None:
             notices.append(f"This report has no evidence: its sentences have no places. {_AGAIN}")
             return cls(content, [(report, None)], [], notices, None)
-        segments, moved = _segments(report, sentences)
-        if moved or [one.text for one in report_sentences(report)] != [one["text"] for one in sentences]:
+        segments, changed = _segments(report, sentences)
+        if changed:
             lost = set(range(len(sentences))) - {index for _, index in segments}
-            gone = f" No longer in it: {' '.join(sentences[index]['text'] for index in sorted(lost))}" if lost else ""
+            texts = " ".join(sentences[index]["text"] for index in sorted(lost))
+            gone = f" No longer where it stood: {texts}" if lost else ""
             notices.append(
                 f"The report was changed after its evidence was made: what is changed has no evidence.{gone} {_AGAIN}"
             )
@@ -144,19 +146,20 @@ def _mismatch(value: Any, kind: Any, name: str = "") -> str | None:
 
 
 def _segments(report: str, sentences: Sequence[dict[str, Any]]) -> tuple[list[tuple[str, int | None]], bool]:
-    """The report's text in pieces, and whether a sentence isn't where it was."""
+    """The report's text in pieces, and whether it isn't the one that the sentences are of."""
+    found = report_sentences(report)
+    # findings and impression may say the same, each with a place of its own
+    now, before = [(one.section, one.text) for one in found], [(one["section"], one["text"]) for one in sentences]
     segments: list[tuple[str, int | None]] = []
-    position, moved = 0, False
-    for index, sentence in enumerate(sentences):
-        start = sentence["start"]
-        if start < position or report[start : sentence["end"]] != sentence["text"]:
-            start, moved = report.find(sentence["text"], position), True
-        if start < 0:
-            continue
-        segments += [(report[position:start], None), (sentence["text"], index)]
-        position = start + len(sentence["text"])
+    position, changed = 0, len(now) != len(before)
+    for new, old, size in SequenceMatcher(None, now, before, autojunk=False).get_matching_blocks():
+        for sentence, index in zip(found[new : new + size], range(old, old + size)):
+            segments += [(report[position : sentence.start], None), (sentence.text, index)]
+            position = sentence.end
+            changed |= sentence.start != sentences[index]["start"]
     segments.append((report[position:], None))
-    return [segment for segment in segments if segment[0]], moved
+    changed |= sum(index is not None for _, index in segments) < len(before)
+    return [segment for segment in segments if segment[0]], changed
 
 
 def _problem(maps: Path, count: int) -> str | None:
