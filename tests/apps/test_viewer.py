@@ -164,6 +164,20 @@ def test_a_missing_host_is_refused(server: ViewerServer) -> None:
     assert connection.getresponse().status == 403
 
 
+@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", 200), ("localhost", 200), ("evil.example", 403)])
+def test_port_80_needs_not_be_named(server: ViewerServer, host: str, expected: int) -> None:
+    """Browsers leave it out."""
+    port, path = server.server_port, urlsplit(server.url).path
+    server.server_port = 80  # only privileged users may open it
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", path, headers={"Host": host})
+    assert connection.getresponse().status == expected
+
+
+def test_an_address_that_is_none_is_a_bad_request(server: ViewerServer) -> None:
+    assert ask(server, "http://[/x", Host=f"localhost:{server.server_port}")[0] == 400
+
+
 def test_localhost_is_this_machine(server: ViewerServer) -> None:
     assert ask(server, urlsplit(server.url).path, Host=f"localhost:{server.server_port}")[0] == 200
 
