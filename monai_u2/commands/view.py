@@ -59,7 +59,6 @@ def view_report(
     """Do what :func:`view` says."""
     check_whole_number("port", port, 0)
     from monai_u2.apps.viewer import (
-        IMAGE_FILE,
         ViewedReport,
         ViewerServer,
         export_page,
@@ -70,11 +69,14 @@ def view_report(
 
     root = Path(folder).expanduser()
     report = ViewedReport.read(root)
-    if image is None or (root / IMAGE_FILE).is_file():
+    try:
         ct, series_uid = remembered_image(root)
-    else:
-        ct, series_uid = Path(image), None
-    ct = ct if image is None else Path(image).expanduser()
+    except InputError:
+        if image is None:
+            raise
+        series_uid = None  # what is read is still compared with the report's series
+    if image is not None:
+        ct = Path(image).expanduser()
     series = report.content.get("geometry", {}).get("series")
     with tempfile.TemporaryDirectory(prefix="monai-u2-view-") as made:
         nifti = nifti_of(ct, series, Path(made), series_uid)

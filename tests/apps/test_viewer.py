@@ -435,6 +435,17 @@ def test_another_place_of_the_ct_keeps_its_series(
     assert asked == [(tmp_path / "moved", "1.2.3")]
 
 
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_an_image_that_is_given_needs_no_remembered_one(
+    text: str | None, folder: Path, image: Path, tmp_path: Path
+) -> None:
+    (folder / "viewer.json").unlink()
+    if text is not None:
+        (folder / "viewer.json").write_text(text)
+    view_report(str(folder), image=str(image), export=str(tmp_path / "page.html"))
+    assert (tmp_path / "page.html").is_file()
+
+
 def test_the_browser_is_not_given_the_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments of processes can be read by everyone on the machine."""
     opened = []
