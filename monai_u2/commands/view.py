@@ -69,6 +69,7 @@ def view_report(
 
     root = Path(folder).expanduser()
     report = ViewedReport.read(root)
+    notices = "".join(f"{notice}\n" for notice in report.notices)
     try:
         ct, series_uid = remembered_image(root)
     except InputError:
@@ -87,10 +88,10 @@ def view_report(
             check_writable(page.parent)
             page.parent.mkdir(parents=True, exist_ok=True)
             export_page(report, nifti, page)
-            sys.stdout.write(f"Written to {page}: it holds the CT itself.\n")
+            sys.stdout.write(f"Written to {page}: it holds the CT itself.\n{notices}")
             return
         with ViewerServer(report, nifti, port, preview_of(nifti, Path(made))) as server:
-            sys.stdout.write(f"{server.url}\nShown until Ctrl-C.\n")
+            sys.stdout.write(f"{server.url}\n{notices}Shown until Ctrl-C.\n")
             sys.stdout.flush()
             if not no_browser:
                 # the address has the key, and every user of this machine sees the arguments of a browser's process

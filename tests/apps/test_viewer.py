@@ -41,6 +41,7 @@ from monai_u2.apps.viewer import (
     remembered_image,
 )
 from monai_u2.commands.view import view_report
+from monai_u2.data.report_text import report_text
 from monai_u2.evidence.sentences import report_sentences
 from monai_u2.exceptions import InputError
 from tests.apps.chromium import PROGRAM, Chromium
@@ -295,6 +296,28 @@ def test_the_end_of_the_findings_is_not_taken_for_the_impression(folder: Path) -
     sentences = [{**sentence(TEXTS[0], None), **asdict(one)} for one in report_sentences(before)]
     change(folder, report="FINDINGS:\nA cyst.\nIMPRESSION:\nA stone.", sentences=sentences)
     assert [index for _, index in ViewedReport.read(folder).segments if index is not None] == [0, 2]
+
+
+def test_report_txt_that_says_something_else_is_said(folder: Path) -> None:
+    file = folder / "report.txt"
+    written = report_text(REPORT, "Describe.", [], "u2llm", "1")
+    file.write_bytes(written.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert ViewedReport.read(folder).notices == []
+    file.write_text(written.replace("left", "right"))
+    (notice,) = ViewedReport.read(folder).notices
+    assert notice.startswith("report.txt says something else than report.json.")
+
+
+def test_notices_and_warnings_stand_on_the_page_and_notices_in_the_terminal(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The warnings were printed with the report."""
+    change(folder, warnings=["thick slices"])
+    (folder / "report.txt").write_text("The heart is large.")
+    view_report(str(folder), export=str(tmp_path / "page.html"))
+    page, printed = html.unescape((tmp_path / "page.html").read_text()), capsys.readouterr().out
+    assert "Warning: thick slices" in page and "report.txt says something else" in page
+    assert "report.txt says something else" in printed and "thick slices" not in printed
 
 
 @pytest.mark.parametrize(("spoil", "said"), [("missing", "is missing"), ("cut", "can't be read"), ("fewer", "2 maps")])

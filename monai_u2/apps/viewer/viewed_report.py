@@ -23,6 +23,7 @@ from typing import Any
 
 import nibabel as nib
 
+from monai_u2.data.report_text import report_text
 from monai_u2.evidence.files import EVIDENCE_FILES
 from monai_u2.evidence.sentences import report_sentences
 from monai_u2.exceptions import InputError
@@ -72,7 +73,7 @@ class ViewedReport:
         content: ``report.json``.
         segments: the report's text in pieces, each with the index of its sentence, None between sentences.
         sentences: those of ``report.json``, with ``marks``: what is to be said of each in words.
-        notices: what is to be known of the whole, such as missing evidence.
+        notices: what is to be known of the files, such as missing evidence.
         maps: the file with a map for each sentence, None where there is none that fits.
     """
 
@@ -91,7 +92,7 @@ class ViewedReport:
         """
         content = _content(folder / "report.json")
         report, sentences = content["report"], content.get("sentences")
-        notices = [f"Warning: {text}" for text in content["warnings"]]
+        notices = _differing_text(folder / "report.txt", content)
         if sentences is None:
             notices.append(f"This report has no evidence: its sentences have no places. {_AGAIN}")
             return cls(content, [(report, None)], [], notices, None)
@@ -143,6 +144,17 @@ def _mismatch(value: Any, kind: Any, name: str = "") -> str | None:
         is_right = isinstance(value, (int, float) if kind is float else kind)
         return None if is_right and (kind is bool) == isinstance(value, bool) else f"{name} isn't {_KINDS[kind]}"
     return next((problem for part in parts if (problem := _mismatch(*part)) is not None), None)
+
+
+def _differing_text(file: Path, content: dict[str, Any]) -> list[str]:
+    """What is to be said where the text beside ``report.json`` isn't its report's; breaks of lines don't count."""
+    if not file.is_file():
+        return []
+    model = content["model"]
+    text = report_text(content["report"], content["question"], content["warnings"], model["name"], model["version"])
+    if file.read_text(encoding="utf-8-sig", errors="replace").split() == text.split():
+        return []
+    return [f"{file.name} says something else than report.json. What is shown here is the report of report.json."]
 
 
 def _segments(report: str, sentences: Sequence[dict[str, Any]]) -> tuple[list[tuple[str, int | None]], bool]:
