@@ -81,16 +81,17 @@ def view_report(
     series = report.content.get("geometry", {}).get("series")
     with tempfile.TemporaryDirectory(prefix="monai-u2-view-") as made:
         nifti = nifti_of(ct, series, Path(made), series_uid)
+        preview = preview_of(nifti, Path(made))
         if export is not None:
             page = Path(export).expanduser()
             if page.is_dir():
                 raise InputError(f"{page}: is a folder; expected a file for --export. Give a name such as page.html.")
             check_writable(page.parent)
             page.parent.mkdir(parents=True, exist_ok=True)
-            export_page(report, nifti, page)
+            export_page(report, nifti, page, preview)
             sys.stdout.write(f"Written to {page}: it holds the CT itself.\n{notices}")
             return
-        with ViewerServer(report, nifti, port, preview_of(nifti, Path(made))) as server:
+        with ViewerServer(report, nifti, port, preview) as server:
             sys.stdout.write(f"{server.url}\n{notices}Shown until Ctrl-C.\n")
             sys.stdout.flush()
             if not no_browser:

@@ -34,7 +34,6 @@ import pytest
 from monai_u2.apps.viewer import (
     ViewedReport,
     ViewerServer,
-    export_page,
     nifti_of,
     preview_of,
     remember_image,
@@ -539,7 +538,7 @@ def test_preview_holds_every_second_voxel_or_so(image: Path, tmp_path: Path, mon
     preview, whole = nib.load(file), nib.load(image)
     assert preview.shape == (30, 28, 20) and np.prod(preview.shape) <= 20_000  # 6 × 6 × 8 mm
     assert np.array_equal(preview.get_fdata(), whole.get_fdata()[::2, ::2, ::2])
-    assert np.array_equal(preview.affine, AFFINE @ np.diag([2, 2, 2, 1]))
+    assert np.array_equal(preview.affine, AFFINE @ np.diag([2, 2, 2, 1])) and preview.get_data_dtype() == np.int16
 
 
 @pytest.mark.browser
@@ -593,12 +592,21 @@ def test_a_click_while_all_voxels_load_is_kept(folder: Path, image: Path, tmp_pa
 
 @pytest.mark.browser
 @needs_chromium
-def test_the_exported_page_needs_nothing_else(folder: Path, image: Path, tmp_path: Path) -> None:
-    export_page(ViewedReport.read(folder), image, tmp_path / "page.html")
+def test_the_exported_page_needs_nothing_else(
+    folder: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large CT it shows fewer voxels first, as the served page does."""
+    monkeypatch.setattr("monai_u2.apps.viewer.ct.PREVIEW_VOXELS", 20_000)
+    view_report(str(folder), export=str(tmp_path / "page.html"))
     with Chromium(tmp_path / "profile", size=(900, 600)) as browser:
         browser.open((tmp_path / "page.html").as_uri())
         browser.run("viewer.ready")
+        assert browser.run("viewer.preview()") and browser.run("viewer.shape()") == [30, 28, 20]
         browser.click("[data-sentence='2']")
+        assert browser.run("viewer.crosshairMm()") == pytest.approx(lps_of(BALLS["right"]), abs=0.01)
+        browser.click("#whole")
+        browser.wait_for(lambda: not browser.run("viewer.preview()"))
+        assert browser.run("viewer.shape()") == list(SHAPE)
         assert browser.run("viewer.crosshairMm()") == pytest.approx(lps_of(BALLS["right"]), abs=0.01)
         assert browser.problems == []
         outside = [url for url in browser.requests if not url.startswith(("data:", "file:"))]
