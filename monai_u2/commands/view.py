@@ -59,7 +59,6 @@ def view_report(
     """Do what :func:`view` says."""
     check_whole_number("port", port, 0)
     from monai_u2.apps.viewer import (
-        IMAGE_FILE,
         ViewedReport,
         ViewerServer,
         export_page,
@@ -70,25 +69,30 @@ def view_report(
 
     root = Path(folder).expanduser()
     report = ViewedReport.read(root)
-    if image is None or (root / IMAGE_FILE).is_file():
+    notices = "".join(f"{notice}\n" for notice in report.notices)
+    try:
         ct, series_uid = remembered_image(root)
-    else:
-        ct, series_uid = Path(image), None
-    ct = ct if image is None else Path(image).expanduser()
+    except InputError:
+        if image is None:
+            raise
+        series_uid = None  # what is read is still compared with the report's series
+    if image is not None:
+        ct = Path(image).expanduser()
     series = report.content.get("geometry", {}).get("series")
     with tempfile.TemporaryDirectory(prefix="monai-u2-view-") as made:
         nifti = nifti_of(ct, series, Path(made), series_uid)
+        preview = preview_of(nifti, Path(made))
         if export is not None:
             page = Path(export).expanduser()
             if page.is_dir():
                 raise InputError(f"{page}: is a folder; expected a file for --export. Give a name such as page.html.")
             check_writable(page.parent)
             page.parent.mkdir(parents=True, exist_ok=True)
-            export_page(report, nifti, page)
-            sys.stdout.write(f"Written to {page}: it holds the CT itself.\n")
+            export_page(report, nifti, page, preview)
+            sys.stdout.write(f"Written to {page}: it holds the CT itself.\n{notices}")
             return
-        with ViewerServer(report, nifti, port, preview_of(nifti, Path(made))) as server:
-            sys.stdout.write(f"{server.url}\nShown until Ctrl-C.\n")
+        with ViewerServer(report, nifti, port, preview) as server:
+            sys.stdout.write(f"{server.url}\n{notices}Shown until Ctrl-C.\n")
             sys.stdout.flush()
             if not no_browser:
                 # the address has the key, and every user of this machine sees the arguments of a browser's process

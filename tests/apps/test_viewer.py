@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -33,13 +34,14 @@ import pytest
 from monai_u2.apps.viewer import (
     ViewedReport,
     ViewerServer,
-    export_page,
     nifti_of,
     preview_of,
     remember_image,
     remembered_image,
 )
 from monai_u2.commands.view import view_report
+from monai_u2.data.report_text import report_text
+from monai_u2.evidence.sentences import report_sentences
 from monai_u2.exceptions import InputError
 from tests.apps.chromium import PROGRAM, Chromium
 from tests.command_line import run_command_line
@@ -162,6 +164,20 @@ def test_a_missing_host_is_refused(server: ViewerServer) -> None:
     assert connection.getresponse().status == 403
 
 
+@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", 200), ("localhost", 200), ("evil.example", 403)])
+def test_port_80_needs_not_be_named(server: ViewerServer, host: str, expected: int) -> None:
+    """Browsers leave it out."""
+    port, path = server.server_port, urlsplit(server.url).path
+    server.server_port = 80  # only privileged users may open it
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", path, headers={"Host": host})
+    assert connection.getresponse().status == expected
+
+
+def test_an_address_that_is_none_is_a_bad_request(server: ViewerServer) -> None:
+    assert ask(server, "http://[/x", Host=f"localhost:{server.server_port}")[0] == 400
+
+
 def test_localhost_is_this_machine(server: ViewerServer) -> None:
     assert ask(server, urlsplit(server.url).path, Host=f"localhost:{server.server_port}")[0] == 200
 
@@ -240,8 +256,8 @@ def test_unchanged_report_has_no_notice(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("report", "kept", "said"),
     [
-        (REPORT.replace("Clear. ", ""), [1, 2], "No longer in it: Clear."),
-        (REPORT.replace("left", "right"), [0, 2], "No longer in it: A dense ball lies on the left."),
+        (REPORT.replace("Clear. ", ""), [1, 2], "No longer where it stood: Clear."),
+        (REPORT.replace("left", "right"), [0, 2], "No longer where it stood: A dense ball lies on the left."),
         (REPORT + " The heart is large.", [0, 1, 2], "was changed"),
         (REPORT.replace("Pleura", "Pleural space"), [0, 1, 2], "was changed"),
     ],
@@ -252,6 +268,55 @@ def test_edited_report_is_said(folder: Path, report: str, kept: list[int], said:
     assert len(viewed.notices) == 1 and said in viewed.notices[0]
     assert [index for _, index in viewed.segments if index is not None] == kept
     assert "".join(text for text, _ in viewed.segments) == report
+
+
+@pytest.mark.parametrize(
+    ("report", "kept"),
+    [
+        ("FINDINGS:\nA cyst. A stone.\nIMPRESSION:\nNo effusion.", [1, 2, 3]),
+        ("FINDINGS:\nNo effusion. A cyst. A stone.", [0, 1, 2]),
+        ("FINDINGS:\nNo effusion. A cyst.\nIMPRESSION:\nNo effusion.", [0, 1, 3]),
+        ("FINDINGS:\nA stone. IMPRESSION: No effusion.", [2]),
+        ("FINDINGS:\nNot A cyst. A stone in the bladder.", []),
+    ],
+)
+def test_sentences_that_are_said_twice_keep_their_own_evidence(folder: Path, report: str, kept: list[int]) -> None:
+    before = "FINDINGS:\nNo effusion. A cyst. A stone.\nIMPRESSION:\nNo effusion."
+    sentences = [{**sentence(TEXTS[0], None), **asdict(one)} for one in report_sentences(before)]
+    change(folder, report=report, sentences=sentences)
+    viewed = ViewedReport.read(folder)
+    assert [index for _, index in viewed.segments if index is not None] == kept
+    assert [text for text, index in viewed.segments if index is not None] == [sentences[i]["text"] for i in kept]
+    assert "".join(text for text, _ in viewed.segments) == report and "was changed" in viewed.notices[0]
+
+
+def test_the_end_of_the_findings_is_not_taken_for_the_impression(folder: Path) -> None:
+    before = "FINDINGS:\nA cyst. A stone.\nIMPRESSION:\nA stone."
+    sentences = [{**sentence(TEXTS[0], None), **asdict(one)} for one in report_sentences(before)]
+    change(folder, report="FINDINGS:\nA cyst.\nIMPRESSION:\nA stone.", sentences=sentences)
+    assert [index for _, index in ViewedReport.read(folder).segments if index is not None] == [0, 2]
+
+
+def test_report_txt_that_says_something_else_is_said(folder: Path) -> None:
+    file = folder / "report.txt"
+    written = report_text(REPORT, "Describe.", [], "u2llm", "1")
+    file.write_bytes(written.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert ViewedReport.read(folder).notices == []
+    file.write_text(written.replace("left", "right"))
+    (notice,) = ViewedReport.read(folder).notices
+    assert notice.startswith("report.txt says something else than report.json.")
+
+
+def test_notices_and_warnings_stand_on_the_page_and_notices_in_the_terminal(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The warnings were printed with the report."""
+    change(folder, warnings=["thick slices"])
+    (folder / "report.txt").write_text("The heart is large.")
+    view_report(str(folder), export=str(tmp_path / "page.html"))
+    page, printed = html.unescape((tmp_path / "page.html").read_text()), capsys.readouterr().out
+    assert "Warning: thick slices" in page and "report.txt says something else" in page
+    assert "report.txt says something else" in printed and "thick slices" not in printed
 
 
 @pytest.mark.parametrize(("spoil", "said"), [("missing", "is missing"), ("cut", "can't be read"), ("fewer", "2 maps")])
@@ -268,7 +333,8 @@ def test_maps_that_do_not_fit_are_said(folder: Path, spoil: str, said: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(None, "no such file"), ("{", "is no JSON"), ("[]", "no text at report"), ("{}", "no text")]
+    ("text", "said"),
+    [(None, "no such file"), ("{", "is no JSON"), ("[]", "it is no object"), ("{}", "it lacks report")],
 )
 def test_unreadable_reports_are_refused(folder: Path, text: str | None, said: str) -> None:
     (folder / "report.json").unlink()
@@ -278,9 +344,31 @@ def test_unreadable_reports_are_refused(folder: Path, text: str | None, said: st
         ViewedReport.read(folder)
 
 
-def test_sentences_that_lack_something_are_refused(folder: Path) -> None:
-    change(folder, sentences=[{"text": "Clear."}])
-    with pytest.raises(InputError, match="sentence 1 lacks .*place"):
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("model",), {}, "model lacks name, version;"),
+        (("warnings",), "one", "warnings is no list;"),
+        (("geometry",), [], "geometry is no object;"),
+        (("sentences",), None, "sentences is no list;"),
+        (("sentences", 0), {"text": "Clear."}, "sentences[0] lacks start, end, section, place, "),
+        (("sentences", 0, "flags"), "diffuse", "sentences[0].flags is no list;"),
+        (("sentences", 1, "flags"), [1], "sentences[1].flags[0] isn't a text;"),
+        (("sentences", 2, "start"), "12", "sentences[2].start isn't a whole number;"),
+        (("sentences", 2, "start"), True, "sentences[2].start isn't a whole number;"),
+        (("sentences", 2, "rests_on_image"), 1, "sentences[2].rests_on_image isn't true or false;"),
+        (("sentences", 1, "place"), {}, "sentences[1].place lacks peak_lps_mm, "),
+        (("sentences", 1, "place", "peak_lps_mm"), [1.0], "sentences[1].place.peak_lps_mm is no list of 3;"),
+        (("sentences", 1, "place", "confidence"), None, "sentences[1].place.confidence isn't a number;"),
+    ],
+)
+def test_fields_of_another_kind_are_refused(folder: Path, path: tuple, value: object, said: str) -> None:
+    content = part = json.loads((folder / "report.json").read_text())
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    (folder / "report.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=re.escape(f"report.json: {said}")):
         ViewedReport.read(folder)
 
 
@@ -369,6 +457,17 @@ def test_another_place_of_the_ct_keeps_its_series(
     assert asked == [(tmp_path / "moved", "1.2.3")]
 
 
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_an_image_that_is_given_needs_no_remembered_one(
+    text: str | None, folder: Path, image: Path, tmp_path: Path
+) -> None:
+    (folder / "viewer.json").unlink()
+    if text is not None:
+        (folder / "viewer.json").write_text(text)
+    view_report(str(folder), image=str(image), export=str(tmp_path / "page.html"))
+    assert (tmp_path / "page.html").is_file()
+
+
 def test_the_browser_is_not_given_the_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments of processes can be read by everyone on the machine."""
     opened = []
@@ -439,7 +538,7 @@ def test_preview_holds_every_second_voxel_or_so(image: Path, tmp_path: Path, mon
     preview, whole = nib.load(file), nib.load(image)
     assert preview.shape == (30, 28, 20) and np.prod(preview.shape) <= 20_000  # 6 × 6 × 8 mm
     assert np.array_equal(preview.get_fdata(), whole.get_fdata()[::2, ::2, ::2])
-    assert np.array_equal(preview.affine, AFFINE @ np.diag([2, 2, 2, 1]))
+    assert np.array_equal(preview.affine, AFFINE @ np.diag([2, 2, 2, 1])) and preview.get_data_dtype() == np.int16
 
 
 @pytest.mark.browser
@@ -469,12 +568,45 @@ def test_a_large_ct_is_shown_in_fewer_voxels_first(folder: Path, image: Path, tm
 
 @pytest.mark.browser
 @needs_chromium
-def test_the_exported_page_needs_nothing_else(folder: Path, image: Path, tmp_path: Path) -> None:
-    export_page(ViewedReport.read(folder), image, tmp_path / "page.html")
+def test_a_click_while_all_voxels_load_is_kept(folder: Path, image: Path, tmp_path: Path) -> None:
+    nib.save(nib.load(image).slicer[::2, ::2, ::2], tmp_path / "small.nii")
+    with ViewerServer(ViewedReport.read(folder), image, preview=tmp_path / "small.nii") as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with Chromium(tmp_path / "profile", size=(900, 600)) as browser:
+            browser.open(server.url)
+            browser.run("viewer.ready")
+            browser.click("[data-sentence='2']")
+            browser.run(
+                "(fetch => { window.fetch = async (name) => "
+                "{ await new Promise((done) => { window.goOn = done; }); return fetch(name); }; })(window.fetch)"
+            )
+            browser.click("#whole")
+            browser.wait_for(lambda: browser.run("window.goOn !== undefined"))
+            browser.click("[data-sentence='1']")
+            browser.run("goOn()")
+            browser.wait_for(lambda: not browser.run("viewer.preview()"))
+            assert browser.run("viewer.crosshairMm()") == pytest.approx(lps_of(BALLS["left"]), abs=0.01)
+            assert browser.run("viewer.evidence()") == {"frame": 1, "opacity": 0.35}
+        server.shutdown()
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_the_exported_page_needs_nothing_else(
+    folder: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large CT it shows fewer voxels first, as the served page does."""
+    monkeypatch.setattr("monai_u2.apps.viewer.ct.PREVIEW_VOXELS", 20_000)
+    view_report(str(folder), export=str(tmp_path / "page.html"))
     with Chromium(tmp_path / "profile", size=(900, 600)) as browser:
         browser.open((tmp_path / "page.html").as_uri())
         browser.run("viewer.ready")
+        assert browser.run("viewer.preview()") and browser.run("viewer.shape()") == [30, 28, 20]
         browser.click("[data-sentence='2']")
+        assert browser.run("viewer.crosshairMm()") == pytest.approx(lps_of(BALLS["right"]), abs=0.01)
+        browser.click("#whole")
+        browser.wait_for(lambda: not browser.run("viewer.preview()"))
+        assert browser.run("viewer.shape()") == list(SHAPE)
         assert browser.run("viewer.crosshairMm()") == pytest.approx(lps_of(BALLS["right"]), abs=0.01)
         assert browser.problems == []
         outside = [url for url in browser.requests if not url.startswith(("data:", "file:"))]

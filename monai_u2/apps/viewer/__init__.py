@@ -18,7 +18,6 @@ from monai_u2._lazy import lazy_attributes
 
 # public name -> module that defines it
 _NAMES: dict[str, str] = {
-    "IMAGE_FILE": "ct",
     "ViewedReport": "viewed_report",
     "ViewerServer": "server",
     "export_page": "page",

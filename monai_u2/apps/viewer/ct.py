@@ -77,11 +77,8 @@ def nifti_of(image: Path, series: str | None, folder: Path, series_uid: str | No
 
     loaded = LoadCT(series_uid)(image)
     _check_series(image, loaded.meta["series"], series)
-    array, affine = loaded.numpy()[0], loaded.affine.cpu().numpy()
-    whole = np.rint(array)
-    if np.array_equal(whole, array) and np.abs(array).max() < 2**15:
-        array = whole.astype(np.int16)
-    converted = nib.Nifti1Image(array, affine)
+    affine = loaded.affine.cpu().numpy()
+    converted = nib.Nifti1Image(_as_whole_numbers(loaded.numpy()[0]), affine)
     converted.set_sform(affine, code=1)
     converted.set_qform(affine, code=0)
     converted.header.set_xyzt_units("mm")
@@ -108,10 +105,16 @@ def preview_of(ct: Path, folder: Path) -> Path | None:
     if steps.max() == 1:
         return None
     reduced = image.slicer[tuple(slice(None, None, int(step)) for step in steps)]
-    preview = nib.Nifti1Image(np.asarray(reduced.dataobj, dtype=np.float32), reduced.affine)
+    preview = nib.Nifti1Image(_as_whole_numbers(np.asarray(reduced.dataobj, dtype=np.float32)), reduced.affine)
     preview.header.set_xyzt_units("mm")
     nib.save(preview, folder / "preview.nii")
     return folder / "preview.nii"
+
+
+def _as_whole_numbers(array: np.ndarray) -> np.ndarray:
+    """The same values in int16, where that holds them: half of float32."""
+    whole = np.rint(array)
+    return whole.astype(np.int16) if np.array_equal(whole, array) and np.abs(array).max() < 2**15 else array
 
 
 def _is_plain_nifti(image: Path) -> bool:

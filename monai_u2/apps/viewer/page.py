@@ -54,19 +54,21 @@ def served_page(report: ViewedReport, ct_name: str, with_preview: bool = False) 
     return _render(report, ct_name, with_preview=with_preview)
 
 
-def export_page(report: ViewedReport, ct: Path, file: Path) -> None:
+def export_page(report: ViewedReport, ct: Path, file: Path, preview: Path | None = None) -> None:
     """Write one HTML file that holds all it needs: scripts, CT and evidence. It holds the patient's CT: treat it so.
 
     Args:
         report: what to show.
         ct: NIfTI file of the CT.
         file: what to write.
+        preview: NIfTI file of fewer voxels to show first, see :func:`monai_u2.apps.viewer.preview_of`.
     """
-    volumes = {"ct": _base64(ct)} | ({} if report.maps is None else {"maps": _base64(report.maps)})
+    paths = {"ct": ct, "maps": report.maps, "preview": preview}
+    volumes = {name: _base64(path) for name, path in paths.items() if path is not None}
     scripts, style = [static_text(name) for name in SCRIPTS], static_text(STYLE)
     policy = POLICY.format(scripts=" ".join(map(_source_hash, scripts)), styles=_source_hash(style), data="'none'")
     inlined = {"scripts": scripts, "style": style, "volumes": volumes, "policy": policy}
-    write_text_atomically(file, _render(report, nifti_name(ct), inlined))
+    write_text_atomically(file, _render(report, nifti_name(ct), inlined, preview is not None))
 
 
 def _render(report: ViewedReport, ct_name: str, inlined: dict | None = None, with_preview: bool = False) -> str:

@@ -19,6 +19,7 @@ import errno
 import secrets
 import shutil
 from http import HTTPStatus
+from http.client import HTTP_PORT
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -95,10 +96,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, with_body: bool) -> None:
-        hosts = [f"{name}:{self.server.server_port}" for name in (ADDRESS, "localhost")]
+        port = self.server.server_port
+        ports = (f":{port}", "") if port == HTTP_PORT else (f":{port}",)  # which browsers leave out
+        hosts = [name + end for name in (ADDRESS, "localhost") for end in ports]
         if self.headers.get_all("Host", []) not in [[host] for host in hosts]:
             return self.send_error(HTTPStatus.FORBIDDEN, "another host")
-        path = unquote(urlsplit(self.path).path)
+        try:
+            path = unquote(urlsplit(self.path).path)
+        except ValueError:
+            return self.send_error(HTTPStatus.BAD_REQUEST, "no address")
         if ".." in path or "\\" in path:
             return self.send_error(HTTPStatus.FORBIDDEN, "outside")
         root = f"/{self.server.key}/"

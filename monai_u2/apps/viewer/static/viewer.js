@@ -151,10 +151,10 @@
   let preview = content.preview !== null;
   const loadAll = async () => {
     note.textContent = "Loading all voxels …";
-    const place = crosshairMm();
     const { cal_min, cal_max } = nv.volumes[0];
     const ct = await load("ct", content.ct, { cal_min, cal_max, colormap: "gray" });
     [ct.cal_min, ct.cal_max] = [nv.volumes[0].cal_min, nv.volumes[0].cal_max]; // may have been changed meanwhile
+    const place = crosshairMm(); // and so may this
     show([ct, ...nv.volumes.slice(1)]);
     moveTo(place);
     preview = false;
