@@ -124,6 +124,7 @@ def evaluate_reports(
             "missing_references": cases.missing_references,
             "other_scripts": cases.other_scripts,
             "failed_judgements": own.failed_judgements,
+            "unparsable_answers": own.unparsable_answers,
             "left_out_metrics": own.left_out,
         },
         "runs": runs,

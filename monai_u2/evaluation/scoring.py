@@ -50,6 +50,7 @@ class ReportScores:
         findings: labels of all cases; None without a labeller.
         is_report: which cases ask for a report, boolean `(cases,)`; findings and judgements are of these alone.
         failed_judgements: ids of cases without a judgement.
+        unparsable_answers: ids of multiple-choice answers without exactly one letter; they count as wrong.
         left_out: metric -> why it isn't there.
     """
 
@@ -59,6 +60,7 @@ class ReportScores:
     findings: FindingLabels | None
     is_report: np.ndarray
     failed_judgements: list[str]
+    unparsable_answers: list[str]
     left_out: dict[str, str]
 
 
@@ -108,7 +110,8 @@ def score_reports(
         left_out["green"] = "no judge was given" if judge is None else _NO_REPORT
     else:
         scores["green"], failed = _judged(cases, is_report, judge)
-    scores |= _answer_scores(cases, kinds)
+    answer_scores, unparsable = _answer_scores(cases, kinds)
+    scores |= answer_scores
     statistics = {name: mean_statistic(values) for name, values in scores.items()} | corpus
     findings, label_statistics = None, {}
     if labels is None or not is_report.any():
@@ -120,7 +123,7 @@ def score_reports(
         statistics |= {name: _of(is_report, statistic) for name, statistic in found.items()}
         by_label = label_f1_statistics(*pair, findings.names)
         label_statistics = {name: _of(is_report, statistic) for name, statistic in by_label.items()}
-    return ReportScores(scores, statistics, label_statistics, findings, is_report, failed, left_out)
+    return ReportScores(scores, statistics, label_statistics, findings, is_report, failed, unparsable, left_out)
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,10 @@ def _judged(cases: MatchedCases, is_report: np.ndarray, judge: Judge) -> tuple[n
     return scores, list(judged.failed)
 
 
-def _answer_scores(cases: MatchedCases, kinds: Sequence[str]) -> dict[str, np.ndarray]:
+def _answer_scores(cases: MatchedCases, kinds: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Scores of answers to other questions than for a report, and the ids of those without exactly one letter."""
     scores: dict[str, np.ndarray] = {}
+    unparsable: list[str] = []
     chosen = [place for place, kind in enumerate(kinds) if kind == "multiple_choice"]
     letters = {place: parse_choice(cases.references[place], _LETTERS) for place in chosen}
     chosen = [place for place in chosen if letters[place] is not None]
@@ -193,8 +198,9 @@ def _answer_scores(cases: MatchedCases, kinds: Sequence[str]) -> dict[str, np.nd
             [letters[place] for place in chosen],
             choices=_LETTERS,
         )
-        if told.unparsable:
-            logger.warning("answers without one letter, counted as wrong: %s", listed_ids(told.unparsable))
+        unparsable = told.unparsable
+        if unparsable:
+            logger.warning("answers without one letter, counted as wrong: %s", listed_ids(unparsable))
         scores["choice_accuracy"] = np.full(len(kinds), np.nan)
         scores["choice_accuracy"][chosen] = told.scores
     others = [place for place, kind in enumerate(kinds) if kind != "report" and place not in set(chosen)]
@@ -203,7 +209,7 @@ def _answer_scores(cases: MatchedCases, kinds: Sequence[str]) -> dict[str, np.nd
         scores["exact_answer"][others] = [
             _normalized(cases.reports[place]) == _normalized(cases.references[place]) for place in others
         ]
-    return scores
+    return scores, unparsable
 
 
 def _normalized(text: str) -> str:

@@ -161,6 +161,7 @@ def write_folder(tmp_path: Path) -> Path:
             "missing_references": ["case-77"],
             "other_scripts": [],
             "failed_judgements": ["case-4"],
+            "unparsable_answers": ["case-66"],
             "left_out_metrics": {"bertscore": "no <model> was given"},
         },
         "runs": runs,
@@ -290,6 +291,7 @@ def test_table_has_values_differences_and_verdicts(page: Page) -> None:
 def test_left_out_cases_and_settings_are_named(page: Page) -> None:
     left_out = page.find("section", id="left-out")[0]["text"]
     assert "case-5" in left_out and "case-77" in left_out and "case-4" in left_out and "BERTScore" in left_out
+    assert "case-66" in left_out
     settings = page.find("section", id="settings")[0]["text"]
     assert "preprocessing.spacing" in settings and "[5.0, 4.0, 4.0]" in settings and "versions.monai" in settings
 
