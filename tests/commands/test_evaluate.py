@@ -101,6 +101,8 @@ def test_labels_from_tables(files: dict[str, Path], tmp_path: Path, monkeypatch:
         (["--labels", "phantom", "--report_labels", "x.csv"], "needs --labels FILE"),
         (["--num_samples", "0"], "--num_samples is 0"),
         (["--bertscore", "no/model"], "is no folder"),
+        (["--bertscore_layers", "9"], "needs --bertscore FOLDER"),
+        (["--bertscore", ".", "--bertscore_layers", "0"], "--bertscore_layers is 0"),
     ],
 )
 def test_options_that_do_not_fit(
