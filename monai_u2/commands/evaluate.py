@@ -40,6 +40,7 @@ def evaluate(
     report_labels: str | None = None,
     judge: str = "none",
     bertscore: str | None = None,
+    bertscore_layers: int | None = None,
     seed: int = 0,
     num_samples: int = 10000,
 ) -> Command:
@@ -54,6 +55,7 @@ def evaluate(
         report_labels: a CSV file with the labels of the predictions, where labels is one.
         judge: none, or findings, the rule-based judge, which reads the findings that labels names.
         bertscore: folder of a model for BERTScore.
+        bertscore_layers: its layer; by default the one known for a model of the folder's name.
         seed: seed of the resampling.
         num_samples: number of resamples.
     """
@@ -69,6 +71,7 @@ def compare(
     report_labels: str | None = None,
     judge: str = "none",
     bertscore: str | None = None,
+    bertscore_layers: int | None = None,
     seed: int = 0,
     num_samples: int = 10000,
 ) -> Command:
@@ -83,6 +86,7 @@ def compare(
         report_labels: two CSV files, those of the first and of the second run, separated by a comma.
         judge: as for evaluate.
         bertscore: as for evaluate.
+        bertscore_layers: as for evaluate.
         seed: seed of resampling and permutations.
         num_samples: number of each.
     """
@@ -165,6 +169,10 @@ def _check(folder: Path, options: Mapping[str, Any], tables: int) -> None:
     bertscore = options["bertscore"]
     if bertscore is not None and not Path(bertscore).expanduser().is_dir():
         raise InputError(f"--bertscore {bertscore}: is no folder; expected one of a model with its text tokenizer.")
+    if options["bertscore_layers"] is not None:
+        check_whole_number("bertscore_layers", options["bertscore_layers"], 1)
+        if bertscore is None:
+            raise InputError("--bertscore_layers needs --bertscore FOLDER, the model that they are of.")
     is_table = labels not in ("none", "phantom")
     if is_table and not Path(labels).expanduser().is_file():
         raise InputError(f"--labels {labels}: no such file; expected none, phantom, or a CSV file of labels.")
@@ -197,7 +205,7 @@ def _scorers(options: Mapping[str, Any], number: int) -> tuple[ReportScorer, ...
         labels = [TableLabels(report, table) for report in reports]
         judge = FindingsJudge(labels=labels[0].names) if options["judge"] == "findings" else None
     judge = judge if options["judge"] == "findings" else None
-    shared = {key: options[key] for key in ("bertscore", "seed", "num_samples")}
+    shared = {key: options[key] for key in ("bertscore", "bertscore_layers", "seed", "num_samples")}
     return tuple(ReportScorer(labels=part, judge=judge, **shared) for part in labels)
 
 

@@ -50,6 +50,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ _TYPES: dict[str, tuple[type, str]] = {
 HEADER_KEYS = ("spacing", "image_orientation", "rescale_slope", "rescale_intercept", "volume_index")
 """Keys of what takes the place of the file's header."""
 
+_IMAGE_SUFFIX = re.compile(r"\.(nii\.gz|nii|nrrd|nhdr|mha|mhd|dcm)$", re.IGNORECASE)
 _CONVERSATION_KEYS = ("question", "answer", "kind")
 _IMAGE_KEYS = ("case", "findings", "lesion_mask", "truth", *HEADER_KEYS)
 
@@ -95,6 +97,11 @@ class RecordLine:
     written: Any
     record: dict[str, Any] | None = None
     error: InputError | None = None
+
+
+def without_image_suffix(name: str) -> str:
+    """The name of an image's file without its suffix, `a` of `a.nii.gz`; any other name as it is."""
+    return _IMAGE_SUFFIX.sub("", name)
 
 
 def load_records(path: str | Path, *, require_answer: bool = True) -> list[dict[str, Any]]:

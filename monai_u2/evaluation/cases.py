@@ -15,17 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_u2.data.records import HEADER_KEYS, group_by_image, load_records, question_kind
+from monai_u2.data.records import HEADER_KEYS, group_by_image, load_records, question_kind, without_image_suffix
 from monai_u2.exceptions import InputError
 from monai_u2.metrics.cases import listed_ids
-
-_SUFFIX = re.compile(r"\.(nii\.gz|nii|nrrd|mha|mhd|dcm)$", re.IGNORECASE)
 
 
 def evaluation_cases(
@@ -75,7 +72,7 @@ def evaluation_cases(
 def _names(images: Sequence[str]) -> dict[str, str]:
     """Image -> its file's name without suffix, and a hash of its path below their common folder where two are alike."""
     images = list(dict.fromkeys(images))
-    names = [_SUFFIX.sub("", Path(image).name) for image in images]
+    names = [without_image_suffix(Path(image).name) for image in images]
     if len(set(names)) < len(images):
         folder = os.path.commonpath([os.path.dirname(image) for image in images])
         places = [Path(os.path.relpath(image, folder)).as_posix() for image in images]

@@ -55,6 +55,7 @@ def compare_reports(
         "settings": {
             **scorer.sampling,
             "judge": None if scorer.judge is None else f"{scorer.judge.name} {scorer.judge.version}",
+            "bertscore": scorer.bertscore_settings,
             "versions": library_versions(scorer),
         },
         "cases": {
@@ -64,6 +65,8 @@ def compare_reports(
             "empty_reports": [cases.empty_reports for cases in matched],
             "other_scripts": [cases.other_scripts for cases in matched],
             "failed_judgements": [score.failed_judgements for score in scores],
+            "bertscore_truncated": [score.bertscore_truncated for score in scores],
+            "unparsable_answers": [score.unparsable_answers for score in scores],
             "left_out_metrics": scores[0].left_out,
         },
         "metrics": {name: {key: plain(getattr(row, key)) for key in _KEYS} for name, row in compared.items()},

@@ -43,8 +43,8 @@ class ReportEvaluator:
     and the page of :func:`write_html_page`.
 
     With several processes each one generates its share, without talking to the others; the one that is done last scores
-    and writes. A run that was broken off goes on where it stopped. The metrics can be computed again with another judge
-    or other labels: no report is generated twice.
+    and writes, or share 0 where all reports were there at the start. A run that was broken off goes on where it
+    stopped. The metrics can be computed again with another judge or other labels: no report is generated twice.
 
     Beside that, `output_dir` holds `settings.json`, what the reports depend on, and `generation.json`: tokens per
     second, reports that were cut off at their largest length, controls that were left out.
@@ -99,7 +99,7 @@ class ReportEvaluator:
         """Generate this process's share; score and write all where no other share is left.
 
         Returns:
-            the evaluation; None while other shares aren't done.
+            the evaluation; None in all processes but one.
 
         Raises:
             InputError: when `output_dir` holds reports of another model or other settings, or as the scorer says.

@@ -40,10 +40,11 @@ def read_references(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     answers to the question for a report they are then; or the output folder of an evaluation.
 
     Returns:
-        objects with `id`, `report` and what else is known of the case.
+        objects with `id`, `report` (empty where the file has null: a case without a reference) and what else is known
+        of the case.
 
     Raises:
-        InputError: as :func:`read_predictions`.
+        InputError: as :func:`read_predictions`, and when a reference is neither a text nor null.
     """
     path = Path(path)
     entries = _lines(path / "predictions.jsonl" if path.is_dir() else path, ())
@@ -56,7 +57,12 @@ def read_references(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
                 f"{path}, entry {number}: has the keys {', '.join(entry) or 'none'}; expected 'id' and 'reference' or "
                 "'report', or records with 'image', 'question' and 'answer'."
             )
-        references.append({**entry, "report": entry.get("reference", entry.get("report"))})
+        text = entry.get("reference", entry.get("report"))
+        if text is not None and not isinstance(text, str):
+            raise InputError(
+                f"{path}, id {entry['id']!r}: the reference is {text!r}; expected a text, or null where there is none."
+            )
+        references.append({**entry, "report": text or ""})
     return references
 
 

@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import operator
 import os
@@ -133,22 +135,41 @@ class ReportGenerator:
         """Generate this process's share.
 
         Returns:
-            id -> `passes` (pass -> `text`, `whole`, `tokens`) and `seconds` that its generation took, of all cases;
-            None while other shares aren't done.
+            id -> `passes` (pass -> `text`, `whole`, `tokens`) and `seconds` that its generation took, of all cases. One
+            process alone gets them, the one that is done last, or share 0 where all was done at the start; None in the
+            others.
         """
         journal = Journal(self.output_dir, "generated", self.shard)
         done = self._done(journal)
+        left = self._number_left(done)
         own = np.array_split(np.arange(len(self._batches)), self.num_shards)[self.shard]
         waiting = [
             (batch, missing) for batch in (self._batches[i] for i in own) if (missing := self._missing(batch, done))
         ]
-        self._generate(waiting, journal, done)
-        done = self._done(journal)
-        left = sum(bool(self._missing([case], done)) for case in range(len(self.cases)))
+        if waiting:
+            self._generate(waiting, journal, done)
+            done = self._done(journal)
+            left = self._number_left(done)
         if left:
             logger.info("share %d of %d is done; %d cases of others are not", self.shard, self.num_shards, left)
             return None
+        if not (self._is_first(done) if waiting else self.shard == 0):
+            told = "another process has them" if waiting else "they go to share 0"
+            logger.info("share %d of %d: all answers are there, %s", self.shard, self.num_shards, told)
+            return None
         return {case["id"]: done[case["id"]] for case in self.cases}
+
+    def _number_left(self, done: Mapping[str, Mapping[str, Any]]) -> int:
+        return sum(bool(self._missing([case], done)) for case in range(len(self.cases)))
+
+    def _is_first(self, done: Mapping[str, Any]) -> bool:
+        """Whether no other process has seen these answers complete: two may be done at the same moment."""
+        digest = hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()
+        try:
+            (self.output_dir / f"complete-{digest[:16]}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def _done(self, journal: Journal) -> dict[str, dict[str, Any]]:
         done: dict[str, dict[str, Any]] = {}

@@ -50,6 +50,8 @@ class ReportScores:
         findings: labels of all cases; None without a labeller.
         is_report: which cases ask for a report, boolean `(cases,)`; findings and judgements are of these alone.
         failed_judgements: ids of cases without a judgement.
+        bertscore_truncated: ids of cases of which BERTScore saw the beginning only.
+        unparsable_answers: ids of multiple-choice answers without exactly one letter; they count as wrong.
         left_out: metric -> why it isn't there.
     """
 
@@ -59,6 +61,8 @@ class ReportScores:
     findings: FindingLabels | None
     is_report: np.ndarray
     failed_judgements: list[str]
+    bertscore_truncated: list[str]
+    unparsable_answers: list[str]
     left_out: dict[str, str]
 
 
@@ -69,7 +73,7 @@ def score_reports(
     labels: Callable[[MatchedCases], FindingLabels] | None = None,
     judge: Judge | None = None,
     text_metrics: bool = True,
-    bertscore: Callable[[Sequence[str], Sequence[str]], dict[str, np.ndarray]] | None = None,
+    bertscore: BertScore | None = None,
 ) -> ReportScores:
     """Score reports against their references.
 
@@ -99,16 +103,19 @@ def score_reports(
             left_out["meteor"] = "nltk finds no WordNet data on this machine; meteor_nosyn is without synonyms"
     else:
         left_out["text_metrics"] = "switched off"
+    truncated: list[str] = []
     if bertscore is None:
         left_out["bertscore"] = "no model was given"
     else:
         scores |= bertscore(cases.reports, cases.references)
+        truncated = [case for case, is_cut in zip(cases.ids, bertscore.truncated) if is_cut]
     failed: list[str] = []
     if judge is None or not is_report.any():
         left_out["green"] = "no judge was given" if judge is None else _NO_REPORT
     else:
         scores["green"], failed = _judged(cases, is_report, judge)
-    scores |= _answer_scores(cases, kinds)
+    answer_scores, unparsable = _answer_scores(cases, kinds)
+    scores |= answer_scores
     statistics = {name: mean_statistic(values) for name, values in scores.items()} | corpus
     findings, label_statistics = None, {}
     if labels is None or not is_report.any():
@@ -120,7 +127,9 @@ def score_reports(
         statistics |= {name: _of(is_report, statistic) for name, statistic in found.items()}
         by_label = label_f1_statistics(*pair, findings.names)
         label_statistics = {name: _of(is_report, statistic) for name, statistic in by_label.items()}
-    return ReportScores(scores, statistics, label_statistics, findings, is_report, failed, left_out)
+    return ReportScores(
+        scores, statistics, label_statistics, findings, is_report, failed, truncated, unparsable, left_out
+    )
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,7 @@ class ReportScorer:
         judge: see :func:`score_reports`.
         text_metrics: see :func:`score_reports`.
         bertscore: folder of the model for BERTScore; None for no BERTScore.
+        bertscore_layers: its layer; None for the one that `bert-score` knows for a model of this folder's name.
         num_samples: resamples of the intervals, and permutations.
         confidence: coverage of the intervals.
         seed: seed of both.
@@ -141,6 +151,7 @@ class ReportScorer:
     judge: Judge | None = None
     text_metrics: bool = True
     bertscore: str | None = None
+    bertscore_layers: int | None = None
     num_samples: int = 10_000
     confidence: float = 0.95
     seed: int = 0
@@ -155,9 +166,15 @@ class ReportScorer:
         """Reads the findings of a text; None where labels come from tables, or from nowhere."""
         return self.labels.parser if isinstance(self.labels, TextLabels) else None
 
+    @property
+    def bertscore_settings(self) -> dict[str, str | int] | None:
+        """The model and the layer of BERTScore."""
+        model = self._bertscore
+        return None if model is None else {"model": model.name, "layer": model.num_layers}
+
     @functools.cached_property
     def _bertscore(self) -> BertScore | None:
-        return None if self.bertscore is None else BertScore(self.bertscore)
+        return None if self.bertscore is None else BertScore(self.bertscore, self.bertscore_layers)
 
     def __call__(self, cases: MatchedCases, kinds: Sequence[str]) -> ReportScores:
         """Score a run, see :func:`score_reports`."""
@@ -181,8 +198,10 @@ def _judged(cases: MatchedCases, is_report: np.ndarray, judge: Judge) -> tuple[n
     return scores, list(judged.failed)
 
 
-def _answer_scores(cases: MatchedCases, kinds: Sequence[str]) -> dict[str, np.ndarray]:
+def _answer_scores(cases: MatchedCases, kinds: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Scores of answers to other questions than for a report, and the ids of those without exactly one letter."""
     scores: dict[str, np.ndarray] = {}
+    unparsable: list[str] = []
     chosen = [place for place, kind in enumerate(kinds) if kind == "multiple_choice"]
     letters = {place: parse_choice(cases.references[place], _LETTERS) for place in chosen}
     chosen = [place for place in chosen if letters[place] is not None]
@@ -193,8 +212,9 @@ def _answer_scores(cases: MatchedCases, kinds: Sequence[str]) -> dict[str, np.nd
             [letters[place] for place in chosen],
             choices=_LETTERS,
         )
-        if told.unparsable:
-            logger.warning("answers without one letter, counted as wrong: %s", listed_ids(told.unparsable))
+        unparsable = told.unparsable
+        if unparsable:
+            logger.warning("answers without one letter, counted as wrong: %s", listed_ids(unparsable))
         scores["choice_accuracy"] = np.full(len(kinds), np.nan)
         scores["choice_accuracy"][chosen] = told.scores
     others = [place for place, kind in enumerate(kinds) if kind != "report" and place not in set(chosen)]
@@ -203,7 +223,7 @@ def _answer_scores(cases: MatchedCases, kinds: Sequence[str]) -> dict[str, np.nd
         scores["exact_answer"][others] = [
             _normalized(cases.reports[place]) == _normalized(cases.references[place]) for place in others
         ]
-    return scores
+    return scores, unparsable
 
 
 def _normalized(text: str) -> str:

@@ -40,10 +40,12 @@ class BertScore:
         device: where the model runs; a GPU where there is one.
 
     Attributes:
+        name: name of the model's folder.
+        num_layers: the layer.
         truncated: of the last call, whether the report or the reference was cut, boolean `(cases,)`.
 
     Raises:
-        InputError: when `bert-score` is missing, the folder isn't there, or the layer is unknown.
+        InputError: when `bert-score` is missing, the folder isn't there, or the layer is unknown or not the model's.
     """
 
     def __init__(
@@ -61,13 +63,28 @@ class BertScore:
                 f"{model}: is no folder; expected a model with its text tokenizer on this machine. Download it first, "
                 "for example with hf download roberta-large --local-dir roberta-large."
             )
-        layers = num_layers or importlib.import_module("bert_score.utils").model2layers.get(folder.name)
-        if layers is None:
-            raise InputError(f"{model}: bert-score knows no layer for a model of this name; give num_layers.")
+        self.name = folder.resolve().name
+        if num_layers is None:
+            num_layers = importlib.import_module("bert_score.utils").model2layers.get(self.name)
+        if num_layers is None:
+            raise InputError(
+                f"{model}: bert-score knows no layer for a model of this name; give num_layers, which is "
+                "bertscore_layers in evaluations."
+            )
+        if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers < 1:
+            raise InputError(f"the layer for BERTScore is {num_layers!r}; expected a whole number from 1 on.")
+        self.num_layers = num_layers
         self.truncated = np.zeros(0, dtype=bool)
-        self._scorer = library.BERTScorer(
-            model_type=str(folder), num_layers=layers, batch_size=batch_size, device=device, use_fast_tokenizer=True
-        )
+        try:
+            self._scorer = library.BERTScorer(
+                model_type=str(folder),
+                num_layers=num_layers,
+                batch_size=batch_size,
+                device=device,
+                use_fast_tokenizer=True,
+            )
+        except AssertionError as error:
+            raise InputError(f"{model}: has no layer {num_layers} ({error}); give another one.") from error
         tokenizer = self._scorer._tokenizer
         places = getattr(self._scorer._model.config, "max_position_embeddings", _DEFAULT_LENGTH)
         offset = (

@@ -14,11 +14,13 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from monai_u2.data.records import without_image_suffix
 from monai_u2.exceptions import InputError
 from monai_u2.metrics.cases import listed_ids
 
@@ -60,6 +62,9 @@ def read_label_table(
 ) -> tuple[np.ndarray, list[str]]:
     """Labels of cases from a CSV file with a column a label, 0 or 1, such as those of CT-RATE.
 
+    Names of cases match with and without the suffix of an image: the case `valid_1_a_1` is `valid_1_a_1.nii.gz` in
+    CT-RATE's tables.
+
     Args:
         path: the file, UTF-8.
         ids: the cases, in the order of the rows to return; further cases of the file are left aside.
@@ -70,8 +75,8 @@ def read_label_table(
         boolean `(cases, findings)` and the labels.
 
     Raises:
-        InputError: for a missing or empty file, a missing column, an id that is missing or there twice, or a value
-            other than 0 and 1.
+        InputError: for a missing or empty file, a missing column, an id that is missing or there twice, also with
+            and without a suffix, or a value other than 0 and 1.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,18 +89,31 @@ def read_label_table(
             labels = [name for name in names if name != key]
         if missing := [name for name in (key, *labels) if name not in names]:
             raise InputError(f"{path}: has no column {missing}; its columns are {names}.")
-        wanted, rows = set(ids), {}
+        cases, written, rows = _names_of(ids), {}, {}
+        wanted = set(cases)
         for row in reader:
-            if row[key] in rows:
-                raise InputError(
-                    f"{path}, line {reader.line_num}: {key} {row[key]!r} is there twice; keep one of them."
-                )
-            if row[key] in wanted:
-                where = f"{path}, line {reader.line_num}"
-                rows[row[key]] = [_value(row[label], f"{where}, {label}") for label in labels]
-    if lost := [case for case in ids if case not in rows]:
+            name, where = without_image_suffix(row[key] or ""), f"{path}, line {reader.line_num}"
+            if name in rows:
+                also = "" if written[name] == row[key] else f", also as {written[name]!r}"
+                raise InputError(f"{where}: {key} {row[key]!r} is there twice{also}; keep one of them.")
+            if name in wanted:
+                written[name] = row[key]
+                rows[name] = [_value(row[label], f"{where}, {label}") for label in labels]
+    if lost := [case for case, name in zip(ids, cases) if name not in rows]:
         raise InputError(f"{path}: has no labels of these cases: {listed_ids(lost)}. Add them.")
-    return np.array([rows[case] for case in ids], dtype=bool).reshape(len(ids), len(labels)), list(labels)
+    return np.array([rows[name] for name in cases], dtype=bool).reshape(len(ids), len(labels)), list(labels)
+
+
+def _names_of(ids: Sequence[str]) -> list[str]:
+    """The ids without the suffixes of images."""
+    names = [without_image_suffix(case) for case in ids]
+    counts = Counter(without_image_suffix(case) for case in set(ids))
+    if alike := [case for case, name in zip(ids, names) if counts[name] > 1]:
+        raise InputError(
+            f"ids that differ in the suffix of an image alone: {listed_ids(alike)}. Labels in a table can't be told "
+            "apart for them; rename the cases."
+        )
+    return names
 
 
 def _value(text: str | None, where: str) -> bool:

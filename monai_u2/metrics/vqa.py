@@ -27,7 +27,13 @@ AnswerJudge = Callable[[str, str, str], "bool | None"]
 
 _BEFORE = re.compile(r"^(?:(?:the )?(?:correct |right |best )?(?:answer|option|choice)(?: is|:)+\s*)", re.IGNORECASE)
 _LETTER = re.compile(r"^[(\[]?([A-Za-z])(?:[)\].:,]|\s*$)")
-_OTHER = re.compile(r"[(\[]?\b([A-Z])[)\].:](?=\s|$)|\b(?:or|and)\s+[(\[]?([A-Z])[)\].:]?\s*$")
+# other letters: right behind the first, at the start of a line, and in brackets where the first is in such
+_BEHIND = re.compile(
+    r"^[\s,;]*(?:(?:or|and|&)\s+[(\[]?([A-Z])\b|[(\[]?([A-Z])(?=[)\],;:]|\.?\s*$|\.?\s+(?:or|and)\b))", re.MULTILINE
+)
+_IN_LINE = re.compile(r"\n\s*(?:(?:or|and)\s+)?[(\[]?([A-Z])(?:[)\].:,]|[^\S\n]*(?=\n|$))")
+_BRACKETED = re.compile(r"\b([A-Z])[)\]](?=[\s.:,]|$)")
+_ASIDE = re.compile(r"\([^()]{2,}\)")
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,9 @@ def parse_choice(answer: str, choices: str = "ABCD") -> str | None:
     """Return the letter that an answer chooses; None where it doesn't choose exactly one.
 
     The letter stands alone, or first and followed by one of `) ] . : ,`, also after "the answer is": "B", "(b)", "B.
-    Left kidney", "Answer: B". An article is no choice ("A cyst"), nor are two letters ("A. or B.").
+    Left kidney", "Answer: B". An article is no choice ("A cyst"), nor are two letters: another one right behind the
+    first ("A, B", "A. or B."), at the start of a line, or in brackets as the first is ("A) liver B) spleen"). Elsewhere
+    it belongs to the option's text ("D. Both A and B", "C. Aortic dissection, Stanford type B.").
 
     Args:
         answer: the answer's text.
@@ -64,7 +72,10 @@ def parse_choice(answer: str, choices: str = "ABCD") -> str | None:
     match = _LETTER.match(text)
     if match is None or match[1].upper() not in choices.upper():
         return None
-    others = {letter for pair in _OTHER.findall(text[match.end() :]) for letter in pair if letter}
+    rest = text[match.end() :]
+    others = {letter for pair in _BEHIND.findall(rest) for letter in pair} | set(_IN_LINE.findall(rest))
+    if match[0][-1] in ")]":
+        others |= set(_BRACKETED.findall(_ASIDE.sub("", rest)))
     return match[1].upper() if not (others & set(choices.upper())) - {match[1].upper()} else None
 
 

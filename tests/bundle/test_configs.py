@@ -144,7 +144,7 @@ def test_preferences_share_their_blocks(bundle: Path) -> None:
     for key in ("imports", "seed", "phantom", "phantoms", "train_records"):
         assert preferences[key] == training[key], key
     steps = training["validate"]["preprocessing_transforms"]
-    assert preferences["case_transforms"][1] in steps and preferences["prompt_transforms"][0] in steps
+    assert preferences["tensor_transforms"][1] in steps and preferences["prompt_transforms"][0] in steps
 
 
 SHARED_WITH_EVALUATION = (*SHARED_WITH_PREFERENCES, "imports", "bundle_root", "inferer")
@@ -157,9 +157,8 @@ def test_evaluation_shares_its_blocks(bundle: Path) -> None:
         key: inference[key] for key in SHARED_WITH_EVALUATION
     }
     preferences = config(bundle, "preferences.json")
-    for key in ("device", "phantoms", "network"):
+    for key in ("device", "phantoms", "network", "preprocessing_values"):
         assert evaluation[key] == preferences[key], key
-    assert evaluation["evaluator"]["preprocessing"] == preferences["builder"]["preprocessing"]
 
 
 def test_a_case_is_the_same_in_inference_and_preferences(bundle: Path, tmp_path: Path) -> None:

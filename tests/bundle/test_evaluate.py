@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ from mlflow import MlflowClient
 from monai_u2.data import load_records, write_records
 from monai_u2.data.phantom import generate_phantoms
 from monai_u2.networks import file_sha256
-from tests.python_process import bundle_command, printed_by, start_python
+from tests.python_process import bundle_command, printed_by, run_python, start_python
 
 NUM_CASES = 6
 FILES = ("predictions.jsonl", "predictions_zeroed_images.jsonl", "predictions_shuffled_images.jsonl")
@@ -105,6 +106,15 @@ def test_two_processes_write_the_same(uninterrupted: Path, bundle: Path, data: P
     logs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], logs
     assert [len(load(path)) for path in sorted(tmp_path.glob("generated-*.jsonl"))] == [4, 2]
+    assert content(tmp_path) == content(uninterrupted)
+    assert sum("| micro_f1 |" in log for log in logs) == 1
+
+    (tmp_path / "metrics.json").unlink()  # as after a kill while scoring
+    for rank in (1, 0):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": "2"}
+        done = run_python(command(data, tmp_path), bundle.parents[1], environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (tmp_path / "metrics.json").exists() == (rank == 0)
     assert content(tmp_path) == content(uninterrupted)
 
 

@@ -69,6 +69,17 @@ def test_evaluate_and_compare(
     assert again["metrics"] == comparison["metrics"]
 
 
+def test_a_case_without_a_reference_is_left_out(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = [json.loads(line) for line in files["references"].read_text().splitlines()]
+    written(files["references"], [{"id": 0, "report": None}, *references[1:]])
+    evaluate = ["evaluate", files["good"], files["references"], "--output", tmp_path / "out", *OPTIONS]
+    assert run_command_line(monkeypatch, *evaluate) == 0
+    cases = json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"]
+    assert cases["missing_references"] == ["0"] and cases["scored"] == 7
+
+
 def test_labels_from_tables(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "".join(f"{n},{n % 2},1\n" for n in range(8))
     (tmp_path / "labels.csv").write_text("id,cyst,stone\n" + rows)
@@ -90,6 +101,8 @@ def test_labels_from_tables(files: dict[str, Path], tmp_path: Path, monkeypatch:
         (["--labels", "phantom", "--report_labels", "x.csv"], "needs --labels FILE"),
         (["--num_samples", "0"], "--num_samples is 0"),
         (["--bertscore", "no/model"], "is no folder"),
+        (["--bertscore_layers", "9"], "needs --bertscore FOLDER"),
+        (["--bertscore", ".", "--bertscore_layers", "0"], "--bertscore_layers is 0"),
     ],
 )
 def test_options_that_do_not_fit(

@@ -41,6 +41,14 @@ def test_references_of_three_shapes(tmp_path: Path) -> None:
     assert [(case["id"], case["report"]) for case in read_references(records)] == [("a", "A.")]
 
 
+def test_null_is_a_missing_reference(tmp_path: Path) -> None:
+    path = written(tmp_path / "r.jsonl", {"id": "1", "report": None}, {"id": "2", "reference": None, "report": "A."})
+    assert [entry["report"] for entry in read_references(path)] == ["", ""]
+    written(path, {"id": "1", "report": "A."}, {"id": 7, "report": ["A."]})
+    with pytest.raises(InputError, match=r"r\.jsonl, id 7: the reference is \['A\.'\]; expected a text, or null"):
+        read_references(path)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

@@ -115,6 +115,29 @@ def test_shares_give_the_same(tiny_u2llm: U2LLM, tmp_path: Path, whole: dict[str
     assert first is None and second is None and answers(third) == whole
 
 
+def test_one_share_alone_goes_on_with_what_was_done_before(
+    tiny_u2llm: U2LLM, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    shares = [generator(tiny_u2llm, tmp_path, shard=shard, num_shards=2) for shard in (0, 1)]
+    for share in shares:
+        share.run()
+    assert shares[1].run() is None and answers(shares[0].run()) == whole
+
+
+def test_one_of_two_that_are_done_at_the_same_moment_goes_on(
+    tiny_u2llm: U2LLM, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (generator(tiny_u2llm, tmp_path, shard=shard, num_shards=2) for shard in (0, 1))
+    generate, given = first._generate, []
+
+    def generate_both(*args: Any) -> None:
+        generate(*args)
+        given.append(second.run())
+
+    monkeypatch.setattr(first, "_generate", generate_both)
+    assert first.run() is None and answers(given[0]) == whole
+
+
 @pytest.mark.parametrize("kept", [1, 4, 7])
 def test_a_broken_run_goes_on_to_the_same(tiny_u2llm: U2LLM, tmp_path: Path, whole: dict[str, Any], kept: int) -> None:
     generator(tiny_u2llm, tmp_path).run()

@@ -28,6 +28,7 @@ from monai_u2.data.phantom import FINDING_LABELS, draw_case, parse_findings, wri
 from monai_u2.evaluation import write_html_page
 from monai_u2.evaluation.ct_pictures import ct_pictures
 from monai_u2.exceptions import InputError
+from tests.apps.chromium import PROGRAM, Chromium
 
 PLANTED_REFERENCE = """FINDINGS:
 Lungs: There is a 20 mm nodule in the right upper lobe.
@@ -161,6 +162,7 @@ def write_folder(tmp_path: Path) -> Path:
             "missing_references": ["case-77"],
             "other_scripts": [],
             "failed_judgements": ["case-4"],
+            "unparsable_answers": ["case-66"],
             "left_out_metrics": {"bertscore": "no <model> was given"},
         },
         "runs": runs,
@@ -201,6 +203,19 @@ def test_nothing_is_asked_of_another_host(written: Path, page: Page) -> None:
     text = written.read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|<script|<link|<iframe", re.sub(r'src="data:[^"]*"', "", text))
     assert all(reference.startswith("#") for reference in re.findall(r"url\(([^)]*)\)", text))
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
+def test_a_browser_shows_it_in_silence(written: Path, tmp_path: Path) -> None:
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(written.as_uri())
+        assert browser.run("document.querySelectorAll('article').length") == 6
+        assert browser.run("document.images.length") == 30
+        browser.wait_for(lambda: browser.run("[...document.images].every(image => image.naturalWidth > 0)"))
+        assert browser.problems == []
+        outside = [url for url in browser.requests if url != written.as_uri() and not url.startswith("data:")]
+        assert outside == []
 
 
 def test_ids_are_unique_and_links_lead_to_them(page: Page) -> None:
@@ -290,6 +305,7 @@ def test_table_has_values_differences_and_verdicts(page: Page) -> None:
 def test_left_out_cases_and_settings_are_named(page: Page) -> None:
     left_out = page.find("section", id="left-out")[0]["text"]
     assert "case-5" in left_out and "case-77" in left_out and "case-4" in left_out and "BERTScore" in left_out
+    assert "case-66" in left_out
     settings = page.find("section", id="settings")[0]["text"]
     assert "preprocessing.spacing" in settings and "[5.0, 4.0, 4.0]" in settings and "versions.monai" in settings
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from monai_u2.data.phantom import FINDING_LABELS
-from monai_u2.evaluation import ReportScorer, evaluate_reports
+from monai_u2.evaluation import ReportScorer, compare_reports, evaluate_reports
 from monai_u2.evaluation.results import plain
 from monai_u2.exceptions import InputError
 from monai_u2.metrics import bootstrap_intervals, compare_runs, match_cases
@@ -92,6 +92,15 @@ def test_cases_without_a_reference_are_listed(
     evaluation = evaluate_reports({"model": predictions}, references, scorer)
     assert evaluation.metrics["cases"]["missing_references"] == ["c2"] and evaluation.metrics["cases"]["scored"] == 11
     assert len(evaluation.rows) == 11 and len(evaluation.predictions["model"]) == 12
+
+
+def test_answers_without_one_letter_are_listed() -> None:
+    references = [{"id": f"q{n}", "report": "B", "kind": "multiple_choice"} for n in range(3)]
+    told = [{"id": f"q{n}", "report": text} for n, text in enumerate(("B. Left", "A. or B.", "Left"))]
+    scorer = ReportScorer(text_metrics=False, num_samples=50)
+    assert evaluate_reports({"model": told}, references, scorer).metrics["cases"]["unparsable_answers"] == ["q1", "q2"]
+    both = compare_reports(told, references, references, (scorer, scorer))
+    assert both["cases"]["unparsable_answers"] == [["q1", "q2"], []]
 
 
 def test_no_metric_is_left(predictions: Entries, references: Entries) -> None:

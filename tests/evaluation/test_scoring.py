@@ -84,6 +84,7 @@ def test_answers_count_beside_reports(references: Entries) -> None:
     values = {name: statistic.value for name, statistic in scores.statistics.items()}
     # the last reference is no letter, so that it is compared as a text
     assert values["exact_answer"] == pytest.approx(1 / 3) and values["choice_accuracy"] == 0.5
+    assert scores.unparsable_answers == ["q3"]
     alone = score_reports(match_cases(references, references), labels=labels, judge=judge, text_metrics=False)
     for name in ("micro_f1", "macro_f1", "crg", "green"):
         assert values[name] == alone.statistics[name].value == 1.0

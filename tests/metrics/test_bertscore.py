@@ -22,6 +22,7 @@ import torch
 from bert_score import BERTScorer
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
+from monai_u2.evaluation import ReportScorer, compare_reports, evaluate_reports
 from monai_u2.exceptions import InputError
 from monai_u2.metrics import BertScore, MeanReportScore
 
@@ -70,6 +71,17 @@ def test_long_texts_are_counted(
     assert score.truncated.tolist() == [False]
 
 
+def test_evaluations_name_model_layer_and_cut_cases(bert: Path) -> None:
+    references = [{"id": "a", "report": "Short."}, {"id": "b", "report": "Short."}]
+    told = [{"id": "a", "report": " ".join(["cyst"] * 300)}, {"id": "b", "report": "Short."}]
+    scorer = ReportScorer(text_metrics=False, bertscore=str(bert), bertscore_layers=1, num_samples=20)
+    metrics = evaluate_reports({"model": told}, references, scorer).metrics
+    assert metrics["settings"]["bertscore"] == {"model": bert.name, "layer": 1}
+    assert metrics["cases"]["bertscore_truncated"] == ["a"]
+    compared = compare_reports(told, references, references, (scorer, scorer))
+    assert compared["settings"]["bertscore"]["layer"] == 1 and compared["cases"]["bertscore_truncated"] == [["a"], []]
+
+
 def test_only_empty_reports_score_0(bert: Path) -> None:
     assert BertScore(bert, num_layers=1)(["", " "], ["Normal.", "Normal."])["bertscore"].tolist() == [0, 0]
 
@@ -84,6 +96,11 @@ def test_bad_input(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         BertScore("roberta-large")
     with pytest.raises(InputError, match="give num_layers"):
         BertScore(bert)
+    for layer in (0, True, "2"):
+        with pytest.raises(InputError, match="the layer for BERTScore is"):
+            BertScore(bert, num_layers=layer)
+    with pytest.raises(InputError, match="has no layer 3"):
+        BertScore(bert, num_layers=3)
     with pytest.raises(InputError, match=r"references \[1\] are empty"):
         BertScore(bert, num_layers=1)(["a", "b"], ["a", " "])
     with pytest.raises(InputError, match="1 reports and 2 references"):

@@ -55,11 +55,21 @@ def test_table_is_read_in_the_order_of_the_ids(tmp_path: Path) -> None:
     assert labels == ["Lung nodule"] and np.array_equal(matrix, [[True]])
 
 
+def test_names_match_with_and_without_the_suffix_of_an_image(tmp_path: Path) -> None:
+    """As CT-RATE's tables call volumes whose cases go by the name alone."""
+    path = _table(tmp_path, "valid_1_a_1.nii.gz,1,0", "valid_1_a_2.nii.gz,0,1", "b,1,1", "v1.2,0,1")
+    matrix, _ = read_label_table(path, ["valid_1_a_2", "b.DCM", "valid_1_a_1.nii.gz", "v1.2"])
+    assert matrix.tolist() == [[False, True], [True, True], [True, False], [False, True]]
+    with pytest.raises(InputError, match=r"differ in the suffix of an image alone: 2 \(b, b\.nii\)"):
+        read_label_table(path, ["b", "b.nii"])
+
+
 @pytest.mark.parametrize(
     ("lines", "options", "message"),
     [
         (("a,1,0",), {}, r"no labels of these cases: 1 \(b\)"),
         (("a,1,0", "a,1,0", "b,0,0"), {}, "line 3: VolumeName 'a' is there twice"),
+        (("a.nii.gz,1,0", "b,0,0", "a.nii,1,0"), {}, "line 4: VolumeName 'a.nii' is there twice, also as 'a.nii.gz'"),
         (("a,1,0", "b,2,0"), {}, "line 3, Cardiomegaly: is '2'; expected 0 or 1"),
         (("a,1,0", "b,1"), {}, "line 3, Lung nodule: is None"),
         (("a,1,0", "b,1,0"), {"labels": ["Mass"]}, r"has no column \['Mass'\]"),

@@ -23,6 +23,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose, CropForeground, ScaleIntensityRangePercentiles
 from safetensors.torch import load_file
 
+from monai_u2.data import generate_phantoms
 from monai_u2.exceptions import InputError
 from monai_u2.transforms import PaperResize, ScalePercentilesAndCrop
 
@@ -83,6 +84,22 @@ def test_goes_into_the_training_too(bundle: Path, tmp_path: Path) -> None:
         assert case["image"].shape == (4, 16, 64, 64) and "patch_findings" not in case, split
         assert "findings" in case
     assert parser["patch_finding_weight"] == 0
+
+
+@pytest.mark.parametrize("name", ["evaluate.json", "preferences.json"])
+def test_goes_into_evaluation_and_preferences_too(bundle: Path, tmp_path: Path, name: str) -> None:
+    generate_phantoms(tmp_path, 1, 0, 1, questions_per_case=1, num_workers=0, progress=False)
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / file) for file in (name, "models/paper_preprocessing.json")])
+    records = {"records": str(tmp_path / "test.jsonl"), "train_records": str(tmp_path / "train.jsonl")}
+    parser.update({"bundle_root": str(bundle), "dataset_dir": str(tmp_path), **records})
+    parser.update({"slab_size": [16, 64, 64], "paper_in_plane_size": 64, "paper_depth": 64})
+    image = parser.get_parsed_content("dataset")[0]["image"]
+    assert image.shape == (4, 16, 64, 64) and type(image) is torch.Tensor
+    owner = "evaluator" if name == "evaluate.json" else "builder"
+    assert parser[f"{owner}#preprocessing"] == "@preprocessing_values"
+    expected = {"intensity_percentiles": [0.5, 99.5], "in_plane_size": 64, "depth": 64, "slab_size": [16, 64, 64]}
+    assert parser.get_parsed_content("preprocessing_values") == expected
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((98, 98, 30), 255), ((64, 64, 30), 256), ((512, 300, 30), 256)])
