@@ -18,7 +18,7 @@ from typing import Any
 
 from monai_u2.evaluation.results import format_interval, format_number, library_versions, plain
 from monai_u2.evaluation.scoring import ReportScorer
-from monai_u2.metrics.cases import match_cases
+from monai_u2.metrics.cases import case_kind, match_cases
 from monai_u2.metrics.significance import compare_runs
 
 _KEYS = ("first", "second", "difference", "low", "high", "p_value", "p_holm")
@@ -46,7 +46,7 @@ def compare_reports(
     """
     # a case that lacks a judgement in one run is kept out of that run's mean alone
     matched = [match_cases(run, references) for run in (first, second)]
-    kinds_by_id = {str(entry["id"]): entry.get("kind", "report") for entry in references}
+    kinds_by_id = {str(entry["id"]): case_kind(entry) for entry in references}
     kinds = [kinds_by_id[case] for case in matched[0].ids]
     scores = [scorer(cases, kinds) for scorer, cases in zip(scorers, matched)]
     scorer = scorers[0]

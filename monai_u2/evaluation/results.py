@@ -31,7 +31,7 @@ from monai_u2.data.records import HEADER_KEYS, write_records, write_text_atomica
 from monai_u2.evaluation.controls import MODEL
 from monai_u2.evaluation.scoring import ReportScorer, ReportScores
 from monai_u2.exceptions import InputError
-from monai_u2.metrics.cases import MatchedCases, match_cases
+from monai_u2.metrics.cases import MatchedCases, case_kind, match_cases, told_name
 from monai_u2.metrics.collapse import collapse_diagnostics, findings_per_normal_case
 from monai_u2.metrics.significance import bootstrap_intervals, compare_runs
 
@@ -104,7 +104,7 @@ def evaluate_reports(
     """
     cases = match_cases(predictions[MODEL], references)
     by_id = {str(entry["id"]): entry for entry in references}
-    kinds = [by_id[case].get("kind", "report") for case in cases.ids]
+    kinds = [case_kind(by_id[case]) for case in cases.ids]
     own = scorer(cases, kinds)
     if not own.statistics:
         told = "; ".join(f"{name}: {why}" for name, why in own.left_out.items())
@@ -256,8 +256,8 @@ def _prediction(entry: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[
         "id": case,
         "report": entry["report"],
         "reference": reference["report"],
-        "patient": str(reference.get("patient", case)),
-        "kind": reference.get("kind", "report"),
+        "patient": told_name(reference, "patient", case, f"references, case {case}"),
+        "kind": case_kind(reference),
         "question": reference.get("question"),
         "image": reference.get("image"),
         **{key: reference[key] for key in HEADER_KEYS if key in reference},

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monai_u2.data.records import QUESTION_KINDS
 from monai_u2.exceptions import InputError
 
 MISSING_REFERENCES: tuple[str, ...] = ("", "not given")
@@ -61,8 +62,8 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
         references: objects with `id`, `report` and, where several cases are one patient's, `patient`.
 
     Raises:
-        InputError: for an entry without them, an id that is there twice, ids that only one side has, or when no case is
-            left.
+        InputError: for an entry without them, an id that is there twice, ids that only one side has, a patient that
+            isn't as :func:`told_name` expects, or when no case is left.
     """
     predicted, expected = _by_id(predictions, "predictions"), _by_id(references, "references")
     alone = [case for case in predicted if case not in expected], [case for case in expected if case not in predicted]
@@ -80,7 +81,7 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
         ids=ids,
         reports=[predicted[case]["report"] for case in ids],
         references=[expected[case]["report"] for case in ids],
-        patients=[str(expected[case].get("patient", case)) for case in ids],
+        patients=[told_name(expected[case], "patient", case, f"references, case {case}") for case in ids],
         empty_reports=[case for case in ids if not predicted[case]["report"].strip()],
         missing_references=missing,
         other_scripts=[
@@ -100,6 +101,42 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
 def is_missing(reference: str) -> bool:
     """Whether a reference is one of :data:`MISSING_REFERENCES`."""
     return _normalized(reference) in MISSING_REFERENCES
+
+
+def told_name(entry: Mapping[str, Any], key: str, default: str, where: str) -> str:
+    """What an entry calls something of its case (`patient`, `kind`), as a string; the default where it is missing or
+    null.
+
+    Args:
+        entry: the entry.
+        key: key of the name.
+        default: what the case has without.
+        where: which entry, for the message.
+
+    Raises:
+        InputError: when it isn't a number or a string that says something: "", NaN or a list in the place of a missing
+            name would make one patient of all cases.
+    """
+    value = entry.get(key)
+    if value is None:
+        return default
+    is_name = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    if not is_name or value != value or not str(value).strip():
+        shown = f"{value!r}" if is_name else type(value).__name__
+        raise InputError(
+            f"{where}: {key!r} is {shown}; expected a number or a string that isn't empty. Leave it out where it isn't "
+            "known."
+        )
+    return str(value)
+
+
+def case_kind(entry: Mapping[str, Any]) -> str:
+    """Kind of question of a reference, "report" without.
+
+    Raises:
+        InputError: as :func:`told_name`.
+    """
+    return told_name(entry, "kind", QUESTION_KINDS[0], f"references, case {entry['id']}")
 
 
 def listed_ids(ids: Sequence[object]) -> str:

@@ -104,3 +104,10 @@ def test_other_cases_are_refused(predictions: Entries, references: Entries, scor
         evaluate_reports({"model": predictions[:-1]}, references, scorer)
     with pytest.raises(InputError, match=r"more than once: 1 \(c0\)"):
         evaluate_reports({"model": [*predictions, predictions[0]]}, references, scorer)
+
+
+def test_null_is_no_patient_and_no_kind(predictions: Entries, references: Entries, scorer: ReportScorer) -> None:
+    without = [{"id": reference["id"], "report": reference["report"]} for reference in references]
+    null = [reference | {"patient": None, "kind": None} for reference in without]
+    first, second = (evaluate_reports({"model": predictions}, entries, scorer) for entries in (without, null))
+    assert first == second and first.metrics["cases"]["patients"] == 12

@@ -94,3 +94,17 @@ def test_entries_must_be_whole(entry: dict, message: str) -> None:
 
 def test_ids_may_be_numbers() -> None:
     assert match_cases([{"id": 7, "report": "A"}], [{"id": "7", "report": "B"}]).ids == ["7"]
+
+
+def test_a_patient_that_is_null_is_none() -> None:
+    references = [reference | {"patient": None} for reference in REFERENCES]
+    assert match_cases(_predictions(a="A", b="B", c="C"), references).patients == ["a", "b", "c"]
+    assert match_cases(_predictions(a="A"), [{"id": "a", "report": "B", "patient": 7}]).patients == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("patient", "told"), [(["p"], "list"), (True, "bool|True"), (" ", "' '"), (float("nan"), "nan")]
+)
+def test_a_patient_that_is_no_name_is_refused(patient: object, told: str) -> None:
+    with pytest.raises(InputError, match=f"references, case a: 'patient' is ({told}); expected a number or a string"):
+        match_cases(_predictions(a="A"), [{"id": "a", "report": "B", "patient": patient}])
