@@ -203,8 +203,8 @@ def _scores(row: Mapping[str, str]) -> dict[str, Any]:
 def _content(evaluation: _Evaluation, parse_findings: Labeller | None, images: bool, num_cases: int) -> dict[str, Any]:
     summary, model = evaluation.summary, evaluation.predictions["model"]
     runs = {
-        run["name"]: {"metrics": {}, "difference": None, **run} for run in summary["runs"]
-    }  # references have neither
+        run["name"]: {"metrics": {}, "difference": None, "failed_judgements": [], **run} for run in summary["runs"]
+    }  # references have none of them
     metric, ranked = evaluation.ranked()
     cases = {case: _case(evaluation, case, parse_findings) for case in evaluation.rows}
     groups = _choose(ranked, num_cases)

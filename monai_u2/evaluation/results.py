@@ -29,7 +29,7 @@ import numpy as np
 import monai_u2
 from monai_u2.data.records import HEADER_KEYS, write_records, write_text_atomically
 from monai_u2.evaluation.controls import MODEL
-from monai_u2.evaluation.scoring import ReportScorer, ReportScores
+from monai_u2.evaluation.scoring import ReportScorer, ReportScores, paired_statistics
 from monai_u2.exceptions import InputError
 from monai_u2.metrics.cases import MatchedCases, case_kind, match_cases, told_name
 from monai_u2.metrics.collapse import collapse_diagnostics, findings_per_normal_case
@@ -181,7 +181,7 @@ def _run(
     intervals = bootstrap_intervals(scores.statistics, cases.patients, **scorer.sampling)
     difference = None
     if compared_with is not None:
-        compared = compare_runs(compared_with.statistics, scores.statistics, cases.patients, **scorer.sampling)
+        compared = compare_runs(*paired_statistics(compared_with, scores), cases.patients, **scorer.sampling)
         keys = ("difference", "low", "high", "p_value", "p_holm")
         difference = {metric: {key: plain(getattr(row, key)) for key in keys} for metric, row in compared.items()}
     return {
@@ -189,6 +189,7 @@ def _run(
         "metrics": {metric: _interval(interval) for metric, interval in intervals.items()},
         "collapse": _collapse(cases.reports, scores),
         "difference": difference,
+        "failed_judgements": scores.failed_judgements,
     }
 
 

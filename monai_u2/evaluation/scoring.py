@@ -123,6 +123,20 @@ def score_reports(
     return ReportScores(scores, statistics, label_statistics, findings, is_report, failed, left_out)
 
 
+def paired_statistics(
+    first: ReportScores, second: ReportScores
+) -> tuple[dict[str, CaseStatistic], dict[str, CaseStatistic]]:
+    """The numbers of two runs over the same cases, for :func:`monai_u2.metrics.compare_runs`: a case that lacks a score
+    in one run is kept out of that number of both."""
+    there = {
+        name: ~np.isnan(scores) & ~np.isnan(second.case_scores[name]) for name, scores in first.case_scores.items()
+    }
+    return tuple(
+        {name: _of(there[name], number) if name in there else number for name, number in run.statistics.items()}
+        for run in (first, second)
+    )
+
+
 @dataclass(frozen=True)
 class ReportScorer:
     """How runs are scored, and how sure the numbers are.

@@ -22,9 +22,19 @@ from monai_u2.data.phantom import FINDING_LABELS
 from monai_u2.evaluation import ReportScorer, evaluate_reports
 from monai_u2.evaluation.results import plain
 from monai_u2.exceptions import InputError
+from monai_u2.judges import FindingErrors, Judge
 from monai_u2.metrics import bootstrap_intervals, compare_runs, match_cases
 
 Entries = list[dict[str, Any]]
+
+
+class Exact(Judge):
+    """Right where the texts are equal; fails on empty ones."""
+
+    name, version = "exact", "1"
+
+    def _judge(self, pairs: list[tuple[str, str]]) -> list[FindingErrors]:
+        return [FindingErrors(matched=int(a == b), status="ok" if b else "failed") for a, b in pairs]
 
 
 def constant(references: Entries) -> Entries:
@@ -111,3 +121,14 @@ def test_null_is_no_patient_and_no_kind(predictions: Entries, references: Entrie
     null = [reference | {"patient": None, "kind": None} for reference in without]
     first, second = (evaluate_reports({"model": predictions}, entries, scorer) for entries in (without, null))
     assert first == second and first.metrics["cases"]["patients"] == 12
+
+
+def test_failed_judgements_of_a_control(predictions: Entries, references: Entries) -> None:
+    """The model is right in 8 of the 11 cases that are judged, 7 of 10 without the control's failure."""
+    control = [{"id": entry["id"], "report": "" if entry["id"] == "c0" else "?"} for entry in predictions]
+    scorer = ReportScorer(judge=Exact(), text_metrics=False, num_samples=50)
+    evaluation = evaluate_reports({"model": predictions, "control": control}, references, scorer)
+    model, control, _ = evaluation.metrics["runs"]
+    assert (model["failed_judgements"], control["failed_judgements"]) == (["c8"], ["c0"])
+    assert model["metrics"]["green"]["value"] == pytest.approx(8 / 11, abs=1e-9)
+    assert control["difference"]["green"]["difference"] == pytest.approx(0.7)

@@ -18,6 +18,7 @@ import pytest
 
 from monai_u2.data.phantom import FINDING_LABELS, parse_findings
 from monai_u2.evaluation import ReportScorer, TextLabels, score_reports
+from monai_u2.evaluation.scoring import paired_statistics
 from monai_u2.judges import FindingErrors, FindingsJudge, Judge
 from monai_u2.metrics import (
     corpus_bleu,
@@ -90,3 +91,12 @@ def test_answers_count_beside_reports(references: Entries) -> None:
     only = score_reports(match_cases(answers, right), kinds=kinds[-5:], labels=labels, judge=judge, text_metrics=False)
     assert list(only.statistics) == ["choice_accuracy", "exact_answer"]
     assert only.left_out["green"] == only.left_out["crg"] == "none of the cases asks for a report"
+
+
+def test_a_case_without_a_score_in_one_run_is_kept_out_of_both(references: Entries) -> None:
+    runs = []
+    for empty in ("c1", "c4"):
+        texts = [reference | {"report": "" if reference["id"] == empty else "A cyst."} for reference in references]
+        runs.append(score_reports(match_cases(texts, references), judge=Moody(), text_metrics=False))
+    for statistics in paired_statistics(*runs):
+        np.testing.assert_array_equal(np.flatnonzero(statistics["green"].counts[:, 1] == 0), [1, 4])
