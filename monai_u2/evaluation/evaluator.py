@@ -147,15 +147,16 @@ class ReportEvaluator:
     def _swapped(self, generated: Mapping[str, Any], notes: dict[str, Any]) -> list[dict[str, Any]]:
         cases = self.generator.cases
         partners = swapped_questions(cases)
-        if not partners:
+        if all(case["id"] not in partners or is_missing(case["reference"]) for case in cases):
             notes["left_out_controls"]["swapped_questions"] = "no image has two questions other than for the report"
             return []
         alone = [case["id"] for case in cases if case["kind"] != "report" and case["id"] not in partners]
         if alone:
             notes["not_swapped"] = alone
-            logger.warning("swapped_questions: %d answers stay, their images have no other question", len(alone))
-        sources = [partners.get(case["id"], case["id"]) for case in cases]
-        return [_generated(case["id"], generated[source]["passes"][MODEL]) for case, source in zip(cases, sources)]
+            logger.warning("swapped_questions: without %d cases, their images have no other question", len(alone))
+        # the others would have the model's own answers
+        swapped = [case["id"] for case in cases if case["id"] in partners]
+        return [_generated(case, generated[partners[case]]["passes"][MODEL]) for case in swapped]
 
     def _most_frequent(self, left_out: dict[str, str]) -> list[dict[str, Any]]:
         cases = self.generator.cases

@@ -31,7 +31,7 @@ from monai_u2.data.records import HEADER_KEYS, write_records, write_text_atomica
 from monai_u2.evaluation.controls import MODEL
 from monai_u2.evaluation.scoring import ReportScorer, ReportScores, paired_statistics
 from monai_u2.exceptions import InputError
-from monai_u2.metrics.cases import MatchedCases, case_kind, match_cases, told_name
+from monai_u2.metrics.cases import MatchedCases, case_kind, listed_ids, match_cases, told_name
 from monai_u2.metrics.collapse import collapse_diagnostics, findings_per_normal_case
 from monai_u2.metrics.significance import bootstrap_intervals, compare_runs
 
@@ -74,7 +74,7 @@ class Evaluation:
         lines = ["| | " + " | ".join(run["name"].replace("_", " ") for run in runs) + " |"]
         lines.append("|---" * (len(runs) + 1) + "|")
         lines += [
-            f"| {name} | " + " | ".join(format_interval(run["metrics"][name]) for run in runs) + " |"
+            f"| {name} | " + " | ".join(format_interval(run["metrics"].get(name)) for run in runs) + " |"
             for name in runs[0]["metrics"]
         ]
         for name in ("distinct", "most_frequent", "findings_per_normal_case"):
@@ -89,18 +89,20 @@ def evaluate_reports(
     scorer: ReportScorer,
     settings: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Score a run and its controls over the same cases.
+    """Score a run and its controls over the same cases. A control of some of them alone is scored over these, and so is
+    the model in the difference to it; what can't be computed there is left out.
 
     Args:
-        predictions: `model`, then the controls: name -> objects with `id` and `report`, the controls with the same ids.
+        predictions: `model`, then the controls: name -> objects with `id` and `report`, the controls with the same ids
+            or some of them.
         references: objects with `id`, `report` and, where known, `patient`, `kind`, `question` and `image`.
         scorer: how they are scored.
         settings: what the predictions come from, for `metrics.json`: `model_sha256`, `records_sha256`, `preprocessing`,
             `generation`.
 
     Raises:
-        InputError: for ids of one side only or there twice, no case with a reference, no metric that can be computed,
-            or as the scorer says.
+        InputError: for ids of one side only or there twice, no case with a reference, no metric that can be computed, a
+            control without any of the scored cases, or as the scorer says.
     """
     cases = match_cases(predictions[MODEL], references)
     by_id = {str(entry["id"]): entry for entry in references}
@@ -112,8 +114,9 @@ def evaluate_reports(
     runs = [_run(MODEL, cases, own, scorer)]
     for name, entries in predictions.items():
         if name != MODEL:
-            control = _with_reports(cases, entries)
-            runs.append(_run(name, control, scorer(control, kinds), scorer, compared_with=own))
+            places, control = _of_control(name, cases, entries)
+            scores = scorer(control, [kinds[place] for place in places])
+            runs.append(_run(name, control, scores, scorer, compared_with=(own, places)))
     runs.append({"name": REFERENCES, "collapse": _collapse(cases.references, own, of_references=True)})
     metrics = {
         "settings": _settings(settings or {}, scorer),
@@ -151,8 +154,10 @@ def format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def format_interval(interval: Mapping[str, float | None]) -> str:
-    """A number with its interval."""
+def format_interval(interval: Mapping[str, float | None] | None) -> str:
+    """A number with its interval; a dash for what isn't there."""
+    if interval is None:
+        return format_number(None)
     value, low, high = (format_number(interval[key]) for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
@@ -175,13 +180,16 @@ def _run(
     cases: MatchedCases,
     scores: ReportScores,
     scorer: ReportScorer,
-    compared_with: ReportScores | None = None,
+    compared_with: tuple[ReportScores, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
-    """Entry of a run: its metrics, its collapse, and the difference of another run to it."""
-    intervals = bootstrap_intervals(scores.statistics, cases.patients, **scorer.sampling)
+    """Entry of a run: its metrics, its collapse, and the difference to it of another run, in which its cases stand at
+    the given places."""
+    intervals = bootstrap_intervals(scores.statistics, cases.patients, **scorer.sampling) if scores.statistics else {}
     difference = None
     if compared_with is not None:
-        compared = compare_runs(*paired_statistics(compared_with, scores), cases.patients, **scorer.sampling)
+        model, places = compared_with
+        pair = paired_statistics(model, scores, places)
+        compared = compare_runs(*pair, cases.patients, **scorer.sampling) if pair[0] else {}
         keys = ("difference", "low", "high", "p_value", "p_holm")
         difference = {metric: {key: plain(getattr(row, key)) for key in keys} for metric, row in compared.items()}
     return {
@@ -193,11 +201,27 @@ def _run(
     }
 
 
-def _with_reports(cases: MatchedCases, entries: Sequence[Mapping[str, Any]]) -> MatchedCases:
+def _of_control(name: str, cases: MatchedCases, entries: Sequence[Mapping[str, Any]]) -> tuple[list[int], MatchedCases]:
+    """Places of a control's cases among those that are scored, and these with its reports."""
     reports = {str(entry["id"]): entry["report"] for entry in entries}
-    texts = [reports[case] for case in cases.ids]
-    empty = [case for case, text in zip(cases.ids, texts) if not text.strip()]
-    return dataclasses.replace(cases, reports=texts, empty_reports=empty)
+    known = {*cases.ids, *cases.missing_references}
+    if unknown := [case for case in reports if case not in known]:
+        raise InputError(
+            f"{name}: ids that the model's predictions haven't: {listed_ids(unknown)}. Give both the same."
+        )
+    places = [place for place, case in enumerate(cases.ids) if case in reports]
+    if not places:
+        raise InputError(f"{name}: none of its {len(reports)} cases has a reference; leave this control out.")
+    ids = [cases.ids[place] for place in places]
+    texts = [reports[case] for case in ids]
+    return places, dataclasses.replace(
+        cases,
+        ids=ids,
+        reports=texts,
+        references=[cases.references[place] for place in places],
+        patients=[cases.patients[place] for place in places],
+        empty_reports=[case for case, text in zip(ids, texts) if not text.strip()],
+    )
 
 
 def _interval(interval: Any) -> dict[str, float | None]:
@@ -248,7 +272,7 @@ def _findings(scores: ReportScores, cases: MatchedCases, scorer: ReportScorer) -
 
 def _in_order(entries: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     by_id = {str(entry["id"]): entry for entry in entries}
-    return [by_id[str(reference["id"])] for reference in references]
+    return [by_id[case] for reference in references if (case := str(reference["id"])) in by_id]
 
 
 def _prediction(entry: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:

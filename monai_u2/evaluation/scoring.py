@@ -124,17 +124,27 @@ def score_reports(
 
 
 def paired_statistics(
-    first: ReportScores, second: ReportScores
+    first: ReportScores, second: ReportScores, places: Sequence[int] | None = None
 ) -> tuple[dict[str, CaseStatistic], dict[str, CaseStatistic]]:
-    """The numbers of two runs over the same cases, for :func:`monai_u2.metrics.compare_runs`: a case that lacks a score
-    in one run is kept out of that number of both."""
-    there = {
-        name: ~np.isnan(scores) & ~np.isnan(second.case_scores[name]) for name, scores in first.case_scores.items()
+    """The numbers that two runs have, over the cases of the second, for :func:`monai_u2.metrics.compare_runs`.
+
+    Args:
+        first: a run.
+        second: one over the same cases or some of them. A case that lacks a score in one run is kept out of that number
+            of both.
+        places: where the second run's cases stand in the first; both are of the same cases without.
+    """
+    chosen = slice(None) if places is None else np.asarray(places)
+    names = [name for name in first.statistics if name in second.statistics]
+    own = {
+        name: CaseStatistic(first.statistics[name].counts[chosen], first.statistics[name].function) for name in names
     }
-    return tuple(
-        {name: _of(there[name], number) if name in there else number for name, number in run.statistics.items()}
-        for run in (first, second)
-    )
+    other = {name: second.statistics[name] for name in names}
+    for name in names:
+        if name in second.case_scores:
+            there = ~np.isnan(first.case_scores[name][chosen]) & ~np.isnan(second.case_scores[name])
+            own[name], other[name] = _of(there, own[name]), _of(there, other[name])
+    return own, other
 
 
 @dataclass(frozen=True)

@@ -132,3 +132,14 @@ def test_failed_judgements_of_a_control(predictions: Entries, references: Entrie
     assert (model["failed_judgements"], control["failed_judgements"]) == (["c8"], ["c0"])
     assert model["metrics"]["green"]["value"] == pytest.approx(8 / 11, abs=1e-9)
     assert control["difference"]["green"]["difference"] == pytest.approx(0.7)
+
+
+def test_a_control_of_some_cases(predictions: Entries, references: Entries, scorer: ReportScorer) -> None:
+    """It is compared with the model over these; the model alone stays as it is."""
+    control = constant(references)[6:]
+    alone = [entries[6:] for entries in (predictions, references)]
+    told = evaluate_reports({"model": predictions, "control": control}, references, scorer).metrics["runs"]
+    expected = evaluate_reports({"model": alone[0], "control": control}, alone[1], scorer).metrics["runs"]
+    assert told[1] == expected[1] and told[0] != expected[0]
+    with pytest.raises(InputError, match=r"control: ids that the model's predictions haven't: 1 \(c99\)"):
+        evaluate_reports({"model": predictions, "control": [{"id": "c99", "report": "A"}]}, references, scorer)
