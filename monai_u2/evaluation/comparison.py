@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_u2.evaluation.results import format_interval, format_number, library_versions, plain
+from monai_u2.evaluation.results import format_difference, format_number, library_versions, plain
 from monai_u2.evaluation.scoring import ReportScorer, paired_statistics
 from monai_u2.metrics.cases import case_kind, match_cases
 from monai_u2.metrics.significance import compare_runs
@@ -74,8 +74,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     """A comparison as a Markdown table."""
     lines = ["| | first | second | difference | p | p (Holm) |", "|---|---|---|---|---|---|"]
     for name, row in comparison["metrics"].items():
-        difference = format_interval({"value": row["difference"], "low": row["low"], "high": row["high"]})
-        numbers = [format_number(row["first"]), format_number(row["second"]), difference]
+        numbers = [format_number(row["first"]), format_number(row["second"]), format_difference(row)]
         numbers += ["–" if row[key] is None else f"{row[key]:.4f}" for key in ("p_value", "p_holm")]
         lines.append(f"| {name} | " + " | ".join(numbers) + " |")
     return "\n".join(lines)

@@ -36,6 +36,8 @@ from monai_u2.metrics.collapse import collapse_diagnostics, findings_per_normal_
 from monai_u2.metrics.significance import bootstrap_intervals, compare_runs
 
 REFERENCES = "references"
+LEADING_METRICS: tuple[str, ...] = ("green", "micro_f1", "rougeL")
+"""What is looked at first."""
 
 _DECIMALS = 10  # sums in another order may differ in their last bits
 _PACKAGES = ("monai", "torch", "transformers")
@@ -69,7 +71,8 @@ class Evaluation:
         write_json(folder / "metrics.json", self.metrics)
 
     def table(self) -> str:
-        """The metrics of all runs with their intervals, as a Markdown table."""
+        """The metrics of all runs with their intervals, and the differences to the controls in
+        :data:`LEADING_METRICS`, as a Markdown table."""
         runs = [run for run in self.metrics["runs"] if "metrics" in run]
         lines = ["| | " + " | ".join(run["name"].replace("_", " ") for run in runs) + " |"]
         lines.append("|---" * (len(runs) + 1) + "|")
@@ -77,6 +80,10 @@ class Evaluation:
             f"| {name} | " + " | ".join(format_interval(run["metrics"].get(name)) for run in runs) + " |"
             for name in runs[0]["metrics"]
         ]
+        for name in LEADING_METRICS if len(runs) > 1 else ():
+            if name in runs[0]["metrics"]:
+                cells = [format_difference((run["difference"] or {}).get(name)) for run in runs]
+                lines.append(f"| model minus control, {name} | " + " | ".join(cells) + " |")
         for name in ("distinct", "most_frequent", "findings_per_normal_case"):
             numbers = [format_number(run["collapse"][name]) for run in runs]
             lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(numbers) + " |")
@@ -160,6 +167,11 @@ def format_interval(interval: Mapping[str, float | None] | None) -> str:
         return format_number(None)
     value, low, high = (format_number(interval[key]) for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
+
+
+def format_difference(row: Mapping[str, float | None] | None) -> str:
+    """A difference with its interval; a dash for what isn't there."""
+    return format_interval(row and {**row, "value": row["difference"]})
 
 
 def library_versions(scorer: ReportScorer) -> dict[str, str]:

@@ -84,7 +84,9 @@ def test_content_of_the_files(predictions: Entries, references: Entries, scorer:
     assert [list(line) for line in lines] == [keys] * 12
     assert [line["report"] for line in lines] == [entry["report"] for entry in predictions]
     assert (tmp_path / "predictions_most_frequent_report.jsonl").is_file()
-    assert "| model | most frequent report |" in evaluation.table()
+    row = control["difference"]["micro_f1"]
+    told = f"| model minus control, micro_f1 | – | {row['difference']:.3f} ({row['low']:.3f} to {row['high']:.3f}) |"
+    assert "| model | most frequent report |" in evaluation.table() and told in evaluation.table()
 
 
 def test_order_of_the_predictions_does_not_matter(
