@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 _FINDING_METRICS = ("micro_f1", "macro_f1", "crg")
 _LETTERS = "ABCDEFGH"
 _NO_REPORT = "none of the cases asks for a report"
+_NO_FINDING = (
+    "no finding is labelled in any reference, so that a text without one would be right: they are all normal, or in "
+    "words that the labeller doesn't know; give a labeller or a table of labels that fits them, or cases with findings"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class ReportScores:
         case_scores: name -> scores `(cases,)`, NaN where a case has none.
         statistics: name -> number over all cases, those of `case_scores` first.
         label_statistics: label -> its F1.
-        findings: labels of all cases; None without a labeller.
+        findings: labels of all cases; None without a labeller, or where it finds nothing in any reference.
         is_report: which cases ask for a report, boolean `(cases,)`; findings and judgements are of these alone.
         failed_judgements: ids of cases without a judgement.
         left_out: metric -> why it isn't there.
@@ -73,7 +77,8 @@ def score_reports(
 ) -> ReportScores:
     """Score reports against their references.
 
-    Text metrics are of all cases; findings and judgements of the cases that ask for a report; `exact_answer` (letter
+    Text metrics are of all cases; findings and judgements of the cases that ask for a report, as long as any of their
+    references has a finding that is read: else silence would be right; `exact_answer` (letter
     for letter but for case, white space and a full stop) and `choice_accuracy` of the other questions.
 
     Args:
@@ -104,17 +109,20 @@ def score_reports(
     else:
         scores |= bertscore(cases.reports, cases.references)
     failed: list[str] = []
-    if judge is None or not is_report.any():
-        left_out["green"] = "no judge was given" if judge is None else _NO_REPORT
+    if why := _why_not_judged(cases, is_report, judge):
+        left_out["green"] = why
     else:
         scores["green"], failed = _judged(cases, is_report, judge)
     scores |= _answer_scores(cases, kinds)
     statistics = {name: mean_statistic(values) for name, values in scores.items()} | corpus
-    findings, label_statistics = None, {}
-    if labels is None or not is_report.any():
+    label_statistics: dict[str, CaseStatistic] = {}
+    findings = labels(cases) if labels is not None and is_report.any() else None
+    if findings is None:
         left_out |= dict.fromkeys(_FINDING_METRICS, "no labels were given" if labels is None else _NO_REPORT)
+    elif not findings.there[is_report].any():
+        left_out |= dict.fromkeys(_FINDING_METRICS, _NO_FINDING)
+        findings = None
     else:
-        findings = labels(cases)
         pair = findings.named, findings.there
         found = {"micro_f1": f1_statistic(*pair), "macro_f1": f1_statistic(*pair, "macro"), "crg": crg_statistic(*pair)}
         statistics |= {name: _of(is_report, statistic) for name, statistic in found.items()}
@@ -193,6 +201,14 @@ class ReportScorer:
             text_metrics=self.text_metrics,
             bertscore=self._bertscore,
         )
+
+
+def _why_not_judged(cases: MatchedCases, is_report: np.ndarray, judge: Judge | None) -> str | None:
+    if judge is None:
+        return "no judge was given"
+    if not is_report.any():
+        return _NO_REPORT
+    return judge.why_not([cases.references[place] for place in np.flatnonzero(is_report)])
 
 
 def _judged(cases: MatchedCases, is_report: np.ndarray, judge: Judge) -> tuple[np.ndarray, list[str]]:
