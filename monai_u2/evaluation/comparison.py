@@ -63,6 +63,7 @@ def compare_reports(
             "missing_references": matched[0].missing_references,
             "empty_reports": [cases.empty_reports for cases in matched],
             "other_scripts": [cases.other_scripts for cases in matched],
+            "other_languages": [cases.other_languages for cases in matched],
             "failed_judgements": [score.failed_judgements for score in scores],
             "left_out_metrics": scores[0].left_out,
         },

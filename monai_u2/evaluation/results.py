@@ -133,6 +133,7 @@ def evaluate_reports(
             "empty_reports": cases.empty_reports,
             "missing_references": cases.missing_references,
             "other_scripts": cases.other_scripts,
+            "other_languages": cases.other_languages,
             "failed_judgements": own.failed_judgements,
             "left_out_metrics": own.left_out,
         },

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monai_u2.data.language import detect_language
 from monai_u2.data.records import QUESTION_KINDS
 from monai_u2.exceptions import InputError
 
@@ -43,6 +44,8 @@ class MatchedCases:
         missing_references: ids of cases left out, since their reference is one of :data:`MISSING_REFERENCES`.
         other_scripts: ids of cases whose report or reference is mostly in another script than Latin: text metrics that
             read English words say nothing of them.
+        other_languages: ids of the other cases whose report is in another language than its reference, as far as
+            :func:`monai_u2.data.detect_language` tells: short texts and some languages pass.
     """
 
     ids: list[str]
@@ -52,6 +55,7 @@ class MatchedCases:
     empty_reports: list[str]
     missing_references: list[str]
     other_scripts: list[str]
+    other_languages: list[str]
 
 
 def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[Mapping[str, Any]]) -> MatchedCases:
@@ -77,6 +81,9 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
     ids = [case for case in expected if case not in set(missing)]
     if not ids:
         raise InputError(f"none of the {len(missing)} references has a text; expected 1 or more.")
+    pairs = {case: (predicted[case]["report"], expected[case]["report"]) for case in ids}
+    latin = {case: texts for case, texts in pairs.items() if all(map(_is_latin, texts))}
+    other_scripts = [case for case in ids if case not in latin]
     matched = MatchedCases(
         ids=ids,
         reports=[predicted[case]["report"] for case in ids],
@@ -84,14 +91,14 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
         patients=[told_name(expected[case], "patient", case, f"references, case {case}") for case in ids],
         empty_reports=[case for case in ids if not predicted[case]["report"].strip()],
         missing_references=missing,
-        other_scripts=[
-            case for case in ids if not (_is_latin(predicted[case]["report"]) and _is_latin(expected[case]["report"]))
-        ],
+        other_scripts=other_scripts,
+        other_languages=[case for case, texts in latin.items() if _differ_in_language(*texts)],
     )
     for what, cases in (
         ("empty reports, scored as such", matched.empty_reports),
         ("references without a text, left out", missing),
-        ("cases in another script than Latin", matched.other_scripts),
+        ("cases in another script than Latin", other_scripts),
+        ("reports in another language than their references", matched.other_languages),
     ):
         if cases:
             logger.warning("%s: %s", what, listed_ids(cases))
@@ -161,6 +168,11 @@ def _by_id(entries: Iterable[Mapping[str, Any]], name: str) -> dict[str, Mapping
 
 def _normalized(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".").strip()
+
+
+def _differ_in_language(report: str, reference: str) -> bool:
+    found = {detect_language(report), detect_language(reference)}
+    return len(found) == 2 and None not in found
 
 
 def _is_latin(text: str) -> bool:

@@ -50,6 +50,7 @@ def test_content_of_the_files(predictions: Entries, references: Entries, scorer:
     assert metrics["settings"]["judge"].startswith("findings 1+") and metrics["settings"]["num_samples"] == 200
     assert {"monai_u2", "monai", "torch", "rouge-score", "sacrebleu", "nltk"} <= metrics["settings"]["versions"].keys()
     assert metrics["cases"]["scored"] == 12 and metrics["cases"]["patients"] == 6
+    assert metrics["cases"]["other_languages"] == []
     assert metrics["cases"]["empty_reports"] == ["c8"] and metrics["cases"]["failed_judgements"] == []
     model, control, told = metrics["runs"]
     assert (model["name"], control["name"], told["name"]) == ("model", "most_frequent_report", "references")

@@ -79,6 +79,16 @@ def test_other_scripts_are_named(caplog: pytest.LogCaptureFixture) -> None:
     assert matched.other_scripts == ["b"] and "左" not in caplog.text
 
 
+def test_reports_in_another_language_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    english = "There is a nodule in the right upper lobe. The heart is normal and not enlarged."
+    german = "Es zeigt sich kein Pleuraerguss. Die Leber ist unauffällig und nicht vergrößert."
+    references = [{"id": case, "report": text} for case, text in zip("abcd", (english, english, german, english))]
+    with caplog.at_level(logging.WARNING):
+        matched = match_cases(_predictions(a=german, b="Rundherd rechts.", c=german, d="右肺上叶结节。"), references)
+    assert matched.other_languages == ["a"] and matched.other_scripts == ["d"]
+    assert "reports in another language than their references: 1 (a)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
