@@ -15,12 +15,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from monai.data import Dataset
+from monai.transforms import Compose, Lambda, ScaleIntensityRange
+from transformers import PreTrainedConfig
 
+from monai_u2.data.text_tokenizer import train_text_tokenizer
 from monai_u2.evaluation import ReportEvaluator, ReportScorer
 from monai_u2.evaluation.results import Evaluation
+from monai_u2.exceptions import InputError
 
 
 @dataclasses.dataclass
@@ -33,6 +39,10 @@ class Generator:
     passes = ("model",)
     settings = {"seed": 0}
     device = "cpu"
+
+    network: Any = dataclasses.field(default_factory=lambda: SimpleNamespace(config=PreTrainedConfig(pad_token_id=0)))
+    tokenizer: Any = dataclasses.field(default_factory=lambda: train_text_tokenizer(["a lung"], 270))
+    dataset: Any = dataclasses.field(default_factory=lambda: Dataset([], ScaleIntensityRange(-1000.0, 400.0)))
 
     def __post_init__(self) -> None:
         self.left_out: dict[str, str] = {}
@@ -101,3 +111,32 @@ def test_swapped_questions_without_a_reference_are_left_out(
     evaluation = evaluated(asked, scorer, files, controls=["swapped_questions"])
     assert [run["name"] for run in evaluation.metrics["runs"]] == ["model", "references"]
     assert "no image has two questions" in (asked.output_dir / "generation.json").read_text()
+
+
+CHANGES = {
+    "network": SimpleNamespace(config=PreTrainedConfig(pad_token_id=3)),
+    "tokenizer": train_text_tokenizer(["a heart"], 270),
+    "transforms": Dataset([], Compose([ScaleIntensityRange(-1000.0, 500.0)])),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_what_reports_depend_on_is_told_apart(
+    asked: Generator, scorer: ReportScorer, files: tuple[Path, Path], changed: str
+) -> None:
+    evaluated(asked, scorer, files, controls=[])
+    again = dataclasses.replace(asked, tokenizer=train_text_tokenizer(["a lung"], 270))
+    again.tokenizer(["a", "a lung"], padding=True)
+    again.network.config = PreTrainedConfig(pad_token_id=0, name_or_path="elsewhere")
+    evaluated(again, scorer, files, controls=[])
+    other = dataclasses.replace(asked, **{{"transforms": "dataset"}.get(changed, changed): CHANGES[changed]})
+    with pytest.raises(InputError, match=f"reports were made with another {changed}_sha256"):
+        evaluated(other, scorer, files, controls=[])
+
+
+def test_transforms_that_can_not_be_described_are_said(
+    asked: Generator, scorer: ReportScorer, files: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked.dataset = Dataset([], Lambda((number for number in ()).send))
+    evaluated(asked, scorer, files, controls=[])
+    assert "a change of the preprocessing would go unnoticed" in caplog.text
