@@ -118,14 +118,15 @@ def _evaluate(predictions: str, references: str, output: str, **options: Any) ->
         write_html_page,
     )
     from monai_u2.evaluation.controls import MODEL
+    from monai_u2.metrics.cases import case_kind
 
     told, expected = read_predictions(files[0]), read_references(files[1])
     (scorer,) = _scorers(options, 1)
     runs = {MODEL: told}
     if not isinstance(scorer.labels, TableLabels):  # a table knows nothing of other texts
-        texts = most_frequent_reports((entry.get("kind", "report"), entry["report"]) for entry in expected)
+        texts = most_frequent_reports((case_kind(entry), entry["report"]) for entry in expected)
         runs["most_frequent_report"] = [
-            {"id": entry["id"], "report": texts.get(entry.get("kind", "report"), "")} for entry in expected
+            {"id": entry["id"], "report": texts.get(case_kind(entry), "")} for entry in expected
         ]
     hashes = {"predictions_sha256": _sha256(files[0]), "records_sha256": _sha256(files[1])}
     evaluation = evaluate_reports(runs, expected, scorer, hashes)

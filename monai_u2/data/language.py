@@ -23,7 +23,7 @@ import unicodedata
 from collections import Counter
 
 _WORDS = {
-    "en": "the of and is are with there was were within no not has been which this from to for seen both",
+    "en": "the of and is are with there was were within no not has been which this from to for seen both in as",
     "de": "der die das und ist sind mit kein keine keinen im den dem des nicht ein eine von zu auf beidseits nach",
     "fr": "le la les des et est sont avec une dans pas du au aux sur sans il ni ce cette par",
     "es": "el los las y es con una del se sin hay que por su al ambos en son está lo",
@@ -50,6 +50,8 @@ LANGUAGES: tuple[str, ...] = (*_STOP_WORDS, *dict.fromkeys(_SCRIPTS.values()))
 """What :func:`detect_language` tells apart: codes of languages (ISO 639) or of scripts (ISO 15924)."""
 
 _MIN_WORDS = 3
+# "normal" three times is Turkish, German or English in telegram style
+_MIN_DIFFERENT_WORDS = 2
 # Chinese and Japanese have no spaces between words: each character counts as one
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
@@ -76,7 +78,9 @@ def detect_language(text: str) -> str | None:
     words = Counter(re.findall(r"[^\W\d_]+", text.lower()))
     hits = {language: sum(words[word] for word in stops) for language, stops in _STOP_WORDS.items()}
     first, second = sorted(hits, key=lambda language: -hits[language])[:2]
-    return first if hits[first] >= _MIN_WORDS and hits[first] > hits[second] else None
+    if hits[first] < _MIN_WORDS or len(words.keys() & _STOP_WORDS[first]) < _MIN_DIFFERENT_WORDS:
+        return None
+    return first if hits[first] > hits[second] else None
 
 
 def count_words(text: str) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 
 from monai_u2.data.records import HEADER_KEYS, group_by_image, load_records, question_kind, without_image_suffix
 from monai_u2.exceptions import InputError
-from monai_u2.metrics.cases import listed_ids
+from monai_u2.metrics.cases import listed_ids, told_name
 
 
 def evaluation_cases(
@@ -42,7 +42,8 @@ def evaluation_cases(
         `reference`, its answer.
 
     Raises:
-        InputError: when there is no record of these kinds, an id is there twice, or `max_cases` is no number from 1 on.
+        InputError: when there is no record of these kinds, an id is there twice, an id or patient is neither string nor
+            number, or `max_cases` is no number from 1 on.
     """
     if max_cases is not None and (not isinstance(max_cases, int) or isinstance(max_cases, bool) or max_cases < 1):
         raise InputError(f"max_cases is {max_cases!r}; expected a whole number from 1 on, or null for all.")
@@ -55,7 +56,10 @@ def evaluation_cases(
         counts[name] += 1
         if question_kind(record) in kinds:
             number = f"#{counts[name]}" if counts[name] > 1 else ""
-            told = {"id": str(record.get("id", name + number)), "patient": str(record.get("patient", name))}
+            told = {
+                key: told_name(record, key, default, f"{records}, a record of {name}")
+                for key, default in (("id", name + number), ("patient", name))
+            }
             cases.append({**record, **told, "kind": question_kind(record), "reference": record["answer"]})
     if not cases:
         present = ", ".join(sorted({question_kind(record) for record in every}))

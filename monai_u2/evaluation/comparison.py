@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_u2.evaluation.results import format_interval, format_number, library_versions, plain
-from monai_u2.evaluation.scoring import ReportScorer
-from monai_u2.metrics.cases import match_cases
+from monai_u2.evaluation.results import format_difference, format_number, library_versions, plain
+from monai_u2.evaluation.scoring import ReportScorer, paired_statistics
+from monai_u2.metrics.cases import case_kind, match_cases
 from monai_u2.metrics.significance import compare_runs
 
 _KEYS = ("first", "second", "difference", "low", "high", "p_value", "p_holm")
@@ -30,7 +30,8 @@ def compare_reports(
     references: Sequence[Mapping[str, Any]],
     scorers: tuple[ReportScorer, ReportScorer],
 ) -> dict[str, Any]:
-    """Compare two runs by all metrics: paired permutation test, corrected for their number (Holm).
+    """Compare two runs by all metrics: paired permutation test, corrected for their number (Holm). A case that lacks a
+    judgement in one run is kept out of both runs' mean.
 
     Args:
         first: objects with `id` and `report`.
@@ -44,13 +45,12 @@ def compare_reports(
     Raises:
         InputError: when the runs, or runs and references, are of different cases, or as the scorers say.
     """
-    # a case that lacks a judgement in one run is kept out of that run's mean alone
     matched = [match_cases(run, references) for run in (first, second)]
-    kinds_by_id = {str(entry["id"]): entry.get("kind", "report") for entry in references}
+    kinds_by_id = {str(entry["id"]): case_kind(entry) for entry in references}
     kinds = [kinds_by_id[case] for case in matched[0].ids]
     scores = [scorer(cases, kinds) for scorer, cases in zip(scorers, matched)]
     scorer = scorers[0]
-    compared = compare_runs(scores[0].statistics, scores[1].statistics, matched[0].patients, **scorer.sampling)
+    compared = compare_runs(*paired_statistics(*scores), matched[0].patients, **scorer.sampling)
     return {
         "settings": {
             **scorer.sampling,
@@ -64,6 +64,7 @@ def compare_reports(
             "missing_references": matched[0].missing_references,
             "empty_reports": [cases.empty_reports for cases in matched],
             "other_scripts": [cases.other_scripts for cases in matched],
+            "other_languages": [cases.other_languages for cases in matched],
             "failed_judgements": [score.failed_judgements for score in scores],
             "bertscore_truncated": [score.bertscore_truncated for score in scores],
             "unparsable_answers": [score.unparsable_answers for score in scores],
@@ -77,8 +78,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     """A comparison as a Markdown table."""
     lines = ["| | first | second | difference | p | p (Holm) |", "|---|---|---|---|---|---|"]
     for name, row in comparison["metrics"].items():
-        difference = format_interval({"value": row["difference"], "low": row["low"], "high": row["high"]})
-        numbers = [format_number(row["first"]), format_number(row["second"]), difference]
+        numbers = [format_number(row["first"]), format_number(row["second"]), format_difference(row)]
         numbers += ["–" if row[key] is None else f"{row[key]:.4f}" for key in ("p_value", "p_holm")]
         lines.append(f"| {name} | " + " | ".join(numbers) + " |")
     return "\n".join(lines)

@@ -14,16 +14,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from ignite.engine import Engine, Events
 
+from monai_u2.data.fingerprint import fingerprint
 from monai_u2.data.journal import check_settings
 from monai_u2.data.records import HEADER_KEYS, load_records, question_kind
+from monai_u2.data.transform_description import describe_transforms
 from monai_u2.engines.run import attach_handlers
 from monai_u2.evaluation.controls import CONTROLS, MODEL, check_controls, most_frequent_reports, swapped_questions
 from monai_u2.evaluation.generation import ReportGenerator
@@ -34,6 +38,11 @@ from monai_u2.exceptions import InputError
 from monai_u2.handlers.run_record import RunRecord
 from monai_u2.metrics.cases import is_missing
 from monai_u2.networks.checkpoints import file_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from monai_u2.networks import U2LLM
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +65,8 @@ class ReportEvaluator:
         model_file: file of the model's weights, likewise.
         controls: some of :data:`CONTROLS`.
         train_records: records of which the most frequent report is taken; the evaluated ones without.
-        preprocessing: values of the preprocessing, plain JSON types, to tell runs apart.
+        preprocessing: values of the preprocessing, plain JSON types, to tell runs apart by more than the fingerprint of
+            the dataset's transforms.
         shown_cases: number of the best, of the middle and of the worst cases on the page.
         val_handlers: handlers of MONAI or ignite that get the metrics at the end of an epoch, such as `MLFlowHandler`.
 
@@ -89,6 +99,9 @@ class ReportEvaluator:
         self.output_dir = generator.output_dir
         self.settings = {
             "model_sha256": file_sha256(model_file),
+            "network_sha256": _network_fingerprint(generator.network),
+            "tokenizer_sha256": _tokenizer_fingerprint(generator.tokenizer),
+            "transforms_sha256": _transform_fingerprint(getattr(generator.dataset, "transform", None)),
             "records_sha256": hashlib.sha256(self.records.read_bytes()).hexdigest(),
             "cases_sha256": hashlib.sha256("\n".join(case["id"] for case in generator.cases).encode()).hexdigest(),
             "preprocessing": dict(preprocessing or {}),
@@ -147,15 +160,16 @@ class ReportEvaluator:
     def _swapped(self, generated: Mapping[str, Any], notes: dict[str, Any]) -> list[dict[str, Any]]:
         cases = self.generator.cases
         partners = swapped_questions(cases)
-        if not partners:
+        if all(case["id"] not in partners or is_missing(case["reference"]) for case in cases):
             notes["left_out_controls"]["swapped_questions"] = "no image has two questions other than for the report"
             return []
         alone = [case["id"] for case in cases if case["kind"] != "report" and case["id"] not in partners]
         if alone:
             notes["not_swapped"] = alone
-            logger.warning("swapped_questions: %d answers stay, their images have no other question", len(alone))
-        sources = [partners.get(case["id"], case["id"]) for case in cases]
-        return [_generated(case["id"], generated[source]["passes"][MODEL]) for case, source in zip(cases, sources)]
+            logger.warning("swapped_questions: without %d cases, their images have no other question", len(alone))
+        # the others would have the model's own answers
+        swapped = [case["id"] for case in cases if case["id"] in partners]
+        return [_generated(case, generated[partners[case]]["passes"][MODEL]) for case in swapped]
 
     def _most_frequent(self, left_out: dict[str, str]) -> list[dict[str, Any]]:
         cases = self.generator.cases
@@ -200,6 +214,41 @@ class ReportEvaluator:
         record = RunRecord(self.output_dir, {"records": self.records}, self.handlers)
         attach_handlers(engine, *self.handlers, record)
         engine.run([0])
+
+
+def _network_fingerprint(network: U2LLM) -> str:
+    """Of its configuration, without the folder and the library's version that it comes from."""
+    return fingerprint(_settings_of(network.config.to_dict()))
+
+
+def _settings_of(config: Any) -> Any:
+    if not isinstance(config, Mapping):
+        return str(config) if isinstance(config, torch.dtype) else config
+    return {
+        str(key): _settings_of(value)
+        for key, value in config.items()
+        if key != "transformers_version" and not str(key).startswith("_")
+    }
+
+
+def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of its vocabulary and rules, chat template and special tokens; of a tokenizer in Python, of its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    changing = dict.fromkeys(("padding", "truncation"))  # which calls set
+    ids = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
+    return fingerprint({**rules, **changing}, tokenizer.chat_template, ids)
+
+
+def _transform_fingerprint(transform: Callable[..., Any] | None) -> str | None:
+    """Of the settings of a dataset's transforms; None where there is none, or where they can't be described."""
+    if transform is None:
+        return None
+    try:
+        return fingerprint(describe_transforms([transform])["transforms"])
+    except InputError as error:
+        logger.warning("a change of the preprocessing would go unnoticed when this evaluation goes on: %s", error)
+        return None
 
 
 def _generated(case: str, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from monai_u2._html import html_environment
 from monai_u2.data.records import HEADER_KEYS, write_text_atomically
 from monai_u2.evaluation.marked_report import MarkedSentence, mark_report
 from monai_u2.evaluation.page_plots import draw_findings, draw_lengths, draw_scores
+from monai_u2.evaluation.results import LEADING_METRICS
 from monai_u2.exceptions import InputError
 from monai_u2.judges.finding_list import FindingList
 from monai_u2.metrics.cases import listed_ids
@@ -43,7 +44,6 @@ _KEYS = ("settings", "cases", "runs", "findings")
 _TEXT_COLUMNS = ("id", "patient", "findings_named", "findings_there")
 # what measures words; every other metric measures what is said
 _WORD_METRICS = ("rouge", "bleu", "corpus_bleu", "meteor", "bertscore")
-_LEADING_METRICS = ("green", "micro_f1", "rougeL")
 _DRAWN_METRICS = ("green", "rougeL", "bleu4", "meteor", "meteor_nosyn", "bertscore")
 _TITLES = {
     "green": "GREEN",
@@ -203,8 +203,8 @@ def _scores(row: Mapping[str, str]) -> dict[str, Any]:
 def _content(evaluation: _Evaluation, parse_findings: Labeller | None, images: bool, num_cases: int) -> dict[str, Any]:
     summary, model = evaluation.summary, evaluation.predictions["model"]
     runs = {
-        run["name"]: {"metrics": {}, "difference": None, **run} for run in summary["runs"]
-    }  # references have neither
+        run["name"]: {"metrics": {}, "difference": None, "failed_judgements": [], **run} for run in summary["runs"]
+    }  # references have none of them
     metric, ranked = evaluation.ranked()
     cases = {case: _case(evaluation, case, parse_findings) for case in evaluation.rows}
     groups = _choose(ranked, num_cases)
@@ -212,7 +212,7 @@ def _content(evaluation: _Evaluation, parse_findings: Labeller | None, images: b
         for case in chosen:
             cases[case] |= _pictures(model[case], images) | _other_reports(evaluation, case, cases, parse_findings)
     names = list(runs["model"]["metrics"])
-    lead = next((name for name in _LEADING_METRICS if name in names), names[0] if names else None)
+    lead = next((name for name in LEADING_METRICS if name in names), names[0] if names else None)
     questions = Counter(str(model[case].get("question") or "") for case in evaluation.rows)
     return {
         "settings": summary["settings"],

@@ -29,13 +29,15 @@ import numpy as np
 import monai_u2
 from monai_u2.data.records import HEADER_KEYS, write_records, write_text_atomically
 from monai_u2.evaluation.controls import MODEL
-from monai_u2.evaluation.scoring import ReportScorer, ReportScores
+from monai_u2.evaluation.scoring import ReportScorer, ReportScores, paired_statistics
 from monai_u2.exceptions import InputError
-from monai_u2.metrics.cases import MatchedCases, match_cases
+from monai_u2.metrics.cases import MatchedCases, case_kind, listed_ids, match_cases, told_name
 from monai_u2.metrics.collapse import collapse_diagnostics, findings_per_normal_case
 from monai_u2.metrics.significance import bootstrap_intervals, compare_runs
 
 REFERENCES = "references"
+LEADING_METRICS: tuple[str, ...] = ("green", "micro_f1", "rougeL")
+"""What is looked at first."""
 
 _DECIMALS = 10  # sums in another order may differ in their last bits
 _PACKAGES = ("monai", "torch", "transformers")
@@ -69,14 +71,19 @@ class Evaluation:
         write_json(folder / "metrics.json", self.metrics)
 
     def table(self) -> str:
-        """The metrics of all runs with their intervals, as a Markdown table."""
+        """The metrics of all runs with their intervals, and the differences to the controls in
+        :data:`LEADING_METRICS`, as a Markdown table."""
         runs = [run for run in self.metrics["runs"] if "metrics" in run]
         lines = ["| | " + " | ".join(run["name"].replace("_", " ") for run in runs) + " |"]
         lines.append("|---" * (len(runs) + 1) + "|")
         lines += [
-            f"| {name} | " + " | ".join(format_interval(run["metrics"][name]) for run in runs) + " |"
+            f"| {name} | " + " | ".join(format_interval(run["metrics"].get(name)) for run in runs) + " |"
             for name in runs[0]["metrics"]
         ]
+        for name in LEADING_METRICS if len(runs) > 1 else ():
+            if name in runs[0]["metrics"]:
+                cells = [format_difference((run["difference"] or {}).get(name)) for run in runs]
+                lines.append(f"| model minus control, {name} | " + " | ".join(cells) + " |")
         for name in ("distinct", "most_frequent", "findings_per_normal_case"):
             numbers = [format_number(run["collapse"][name]) for run in runs]
             lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(numbers) + " |")
@@ -89,22 +96,24 @@ def evaluate_reports(
     scorer: ReportScorer,
     settings: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Score a run and its controls over the same cases.
+    """Score a run and its controls over the same cases. A control of some of them alone is scored over these, and so is
+    the model in the difference to it; what can't be computed there is left out.
 
     Args:
-        predictions: `model`, then the controls: name -> objects with `id` and `report`, the controls with the same ids.
+        predictions: `model`, then the controls: name -> objects with `id` and `report`, the controls with the same ids
+            or some of them.
         references: objects with `id`, `report` and, where known, `patient`, `kind`, `question` and `image`.
         scorer: how they are scored.
         settings: what the predictions come from, for `metrics.json`: `model_sha256`, `records_sha256`, `preprocessing`,
             `generation`.
 
     Raises:
-        InputError: for ids of one side only or there twice, no case with a reference, no metric that can be computed,
-            or as the scorer says.
+        InputError: for ids of one side only or there twice, no case with a reference, no metric that can be computed, a
+            control without any of the scored cases, or as the scorer says.
     """
     cases = match_cases(predictions[MODEL], references)
     by_id = {str(entry["id"]): entry for entry in references}
-    kinds = [by_id[case].get("kind", "report") for case in cases.ids]
+    kinds = [case_kind(by_id[case]) for case in cases.ids]
     own = scorer(cases, kinds)
     if not own.statistics:
         told = "; ".join(f"{name}: {why}" for name, why in own.left_out.items())
@@ -112,8 +121,9 @@ def evaluate_reports(
     runs = [_run(MODEL, cases, own, scorer)]
     for name, entries in predictions.items():
         if name != MODEL:
-            control = _with_reports(cases, entries)
-            runs.append(_run(name, control, scorer(control, kinds), scorer, compared_with=own))
+            places, control = _of_control(name, cases, entries)
+            scores = scorer(control, [kinds[place] for place in places])
+            runs.append(_run(name, control, scores, scorer, compared_with=(own, places)))
     runs.append({"name": REFERENCES, "collapse": _collapse(cases.references, own, of_references=True)})
     metrics = {
         "settings": _settings(settings or {}, scorer),
@@ -123,6 +133,7 @@ def evaluate_reports(
             "empty_reports": cases.empty_reports,
             "missing_references": cases.missing_references,
             "other_scripts": cases.other_scripts,
+            "other_languages": cases.other_languages,
             "failed_judgements": own.failed_judgements,
             "bertscore_truncated": own.bertscore_truncated,
             "unparsable_answers": own.unparsable_answers,
@@ -153,10 +164,17 @@ def format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def format_interval(interval: Mapping[str, float | None]) -> str:
-    """A number with its interval."""
+def format_interval(interval: Mapping[str, float | None] | None) -> str:
+    """A number with its interval; a dash for what isn't there."""
+    if interval is None:
+        return format_number(None)
     value, low, high = (format_number(interval[key]) for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
+
+
+def format_difference(row: Mapping[str, float | None] | None) -> str:
+    """A difference with its interval; a dash for what isn't there."""
+    return format_interval(row and {**row, "value": row["difference"]})
 
 
 def library_versions(scorer: ReportScorer) -> dict[str, str]:
@@ -177,13 +195,16 @@ def _run(
     cases: MatchedCases,
     scores: ReportScores,
     scorer: ReportScorer,
-    compared_with: ReportScores | None = None,
+    compared_with: tuple[ReportScores, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
-    """Entry of a run: its metrics, its collapse, and the difference of another run to it."""
-    intervals = bootstrap_intervals(scores.statistics, cases.patients, **scorer.sampling)
+    """Entry of a run: its metrics, its collapse, and the difference to it of another run, in which its cases stand at
+    the given places."""
+    intervals = bootstrap_intervals(scores.statistics, cases.patients, **scorer.sampling) if scores.statistics else {}
     difference = None
     if compared_with is not None:
-        compared = compare_runs(compared_with.statistics, scores.statistics, cases.patients, **scorer.sampling)
+        model, places = compared_with
+        pair = paired_statistics(model, scores, places)
+        compared = compare_runs(*pair, cases.patients, **scorer.sampling) if pair[0] else {}
         keys = ("difference", "low", "high", "p_value", "p_holm")
         difference = {metric: {key: plain(getattr(row, key)) for key in keys} for metric, row in compared.items()}
     return {
@@ -191,14 +212,31 @@ def _run(
         "metrics": {metric: _interval(interval) for metric, interval in intervals.items()},
         "collapse": _collapse(cases.reports, scores),
         "difference": difference,
+        "failed_judgements": scores.failed_judgements,
     }
 
 
-def _with_reports(cases: MatchedCases, entries: Sequence[Mapping[str, Any]]) -> MatchedCases:
+def _of_control(name: str, cases: MatchedCases, entries: Sequence[Mapping[str, Any]]) -> tuple[list[int], MatchedCases]:
+    """Places of a control's cases among those that are scored, and these with its reports."""
     reports = {str(entry["id"]): entry["report"] for entry in entries}
-    texts = [reports[case] for case in cases.ids]
-    empty = [case for case, text in zip(cases.ids, texts) if not text.strip()]
-    return dataclasses.replace(cases, reports=texts, empty_reports=empty)
+    known = {*cases.ids, *cases.missing_references}
+    if unknown := [case for case in reports if case not in known]:
+        raise InputError(
+            f"{name}: ids that the model's predictions haven't: {listed_ids(unknown)}. Give both the same."
+        )
+    places = [place for place, case in enumerate(cases.ids) if case in reports]
+    if not places:
+        raise InputError(f"{name}: none of its {len(reports)} cases has a reference; leave this control out.")
+    ids = [cases.ids[place] for place in places]
+    texts = [reports[case] for case in ids]
+    return places, dataclasses.replace(
+        cases,
+        ids=ids,
+        reports=texts,
+        references=[cases.references[place] for place in places],
+        patients=[cases.patients[place] for place in places],
+        empty_reports=[case for case, text in zip(ids, texts) if not text.strip()],
+    )
 
 
 def _interval(interval: Any) -> dict[str, float | None]:
@@ -250,7 +288,7 @@ def _findings(scores: ReportScores, cases: MatchedCases, scorer: ReportScorer) -
 
 def _in_order(entries: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     by_id = {str(entry["id"]): entry for entry in entries}
-    return [by_id[str(reference["id"])] for reference in references]
+    return [by_id[case] for reference in references if (case := str(reference["id"])) in by_id]
 
 
 def _prediction(entry: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,8 +297,8 @@ def _prediction(entry: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[
         "id": case,
         "report": entry["report"],
         "reference": reference["report"],
-        "patient": str(reference.get("patient", case)),
-        "kind": reference.get("kind", "report"),
+        "patient": told_name(reference, "patient", case, f"references, case {case}"),
+        "kind": case_kind(reference),
         "question": reference.get("question"),
         "image": reference.get("image"),
         **{key: reference[key] for key in HEADER_KEYS if key in reference},

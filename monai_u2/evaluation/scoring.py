@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 _FINDING_METRICS = ("micro_f1", "macro_f1", "crg")
 _LETTERS = "ABCDEFGH"
 _NO_REPORT = "none of the cases asks for a report"
+_NO_FINDING = (
+    "no finding is labelled in any reference, so that a text without one would be right: they are all normal, or in "
+    "words that the labeller doesn't know; give a labeller or a table of labels that fits them, or cases with findings"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class ReportScores:
         case_scores: name -> scores `(cases,)`, NaN where a case has none.
         statistics: name -> number over all cases, those of `case_scores` first.
         label_statistics: label -> its F1.
-        findings: labels of all cases; None without a labeller.
+        findings: labels of all cases; None without a labeller, or where it finds nothing in any reference.
         is_report: which cases ask for a report, boolean `(cases,)`; findings and judgements are of these alone.
         failed_judgements: ids of cases without a judgement.
         bertscore_truncated: ids of cases of which BERTScore saw the beginning only.
@@ -77,7 +81,8 @@ def score_reports(
 ) -> ReportScores:
     """Score reports against their references.
 
-    Text metrics are of all cases; findings and judgements of the cases that ask for a report; `exact_answer` (letter
+    Text metrics are of all cases; findings and judgements of the cases that ask for a report, as long as any of their
+    references has a finding that is read: else silence would be right; `exact_answer` (letter
     for letter but for case, white space and a full stop) and `choice_accuracy` of the other questions.
 
     Args:
@@ -110,18 +115,21 @@ def score_reports(
         scores |= bertscore(cases.reports, cases.references)
         truncated = [case for case, is_cut in zip(cases.ids, bertscore.truncated) if is_cut]
     failed: list[str] = []
-    if judge is None or not is_report.any():
-        left_out["green"] = "no judge was given" if judge is None else _NO_REPORT
+    if why := _why_not_judged(cases, is_report, judge):
+        left_out["green"] = why
     else:
         scores["green"], failed = _judged(cases, is_report, judge)
     answer_scores, unparsable = _answer_scores(cases, kinds)
     scores |= answer_scores
     statistics = {name: mean_statistic(values) for name, values in scores.items()} | corpus
-    findings, label_statistics = None, {}
-    if labels is None or not is_report.any():
+    label_statistics: dict[str, CaseStatistic] = {}
+    findings = labels(cases) if labels is not None and is_report.any() else None
+    if findings is None:
         left_out |= dict.fromkeys(_FINDING_METRICS, "no labels were given" if labels is None else _NO_REPORT)
+    elif not findings.there[is_report].any():
+        left_out |= dict.fromkeys(_FINDING_METRICS, _NO_FINDING)
+        findings = None
     else:
-        findings = labels(cases)
         pair = findings.named, findings.there
         found = {"micro_f1": f1_statistic(*pair), "macro_f1": f1_statistic(*pair, "macro"), "crg": crg_statistic(*pair)}
         statistics |= {name: _of(is_report, statistic) for name, statistic in found.items()}
@@ -130,6 +138,30 @@ def score_reports(
     return ReportScores(
         scores, statistics, label_statistics, findings, is_report, failed, truncated, unparsable, left_out
     )
+
+
+def paired_statistics(
+    first: ReportScores, second: ReportScores, places: Sequence[int] | None = None
+) -> tuple[dict[str, CaseStatistic], dict[str, CaseStatistic]]:
+    """The numbers that two runs have, over the cases of the second, for :func:`monai_u2.metrics.compare_runs`.
+
+    Args:
+        first: a run.
+        second: one over the same cases or some of them. A case that lacks a score in one run is kept out of that number
+            of both.
+        places: where the second run's cases stand in the first; both are of the same cases without.
+    """
+    chosen = slice(None) if places is None else np.asarray(places)
+    names = [name for name in first.statistics if name in second.statistics]
+    own = {
+        name: CaseStatistic(first.statistics[name].counts[chosen], first.statistics[name].function) for name in names
+    }
+    other = {name: second.statistics[name] for name in names}
+    for name in names:
+        if name in second.case_scores:
+            there = ~np.isnan(first.case_scores[name][chosen]) & ~np.isnan(second.case_scores[name])
+            own[name], other[name] = _of(there, own[name]), _of(there, other[name])
+    return own, other
 
 
 @dataclass(frozen=True)
@@ -186,6 +218,14 @@ class ReportScorer:
             text_metrics=self.text_metrics,
             bertscore=self._bertscore,
         )
+
+
+def _why_not_judged(cases: MatchedCases, is_report: np.ndarray, judge: Judge | None) -> str | None:
+    if judge is None:
+        return "no judge was given"
+    if not is_report.any():
+        return _NO_REPORT
+    return judge.why_not([cases.references[place] for place in np.flatnonzero(is_report)])
 
 
 def _judged(cases: MatchedCases, is_report: np.ndarray, judge: Judge) -> tuple[np.ndarray, list[str]]:

@@ -106,6 +106,10 @@ class Judge(ABC):
         """What judging has used so far, for judges that are paid for."""
         return {}
 
+    def why_not(self, references: Sequence[str]) -> str | None:
+        """Why scores against these references, all of a set, would say nothing; None where they say something."""
+        return None
+
     def __call__(self, reference: str, candidate: str) -> FindingErrors:
         """Judge one candidate report against its reference.
 

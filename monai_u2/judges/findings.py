@@ -76,6 +76,16 @@ class FindingsJudge(Judge):
         rules = list(labels) if parser is None else getattr(parser, "__qualname__", type(parser).__qualname__)
         self.version = f"1+{fingerprint(rules, size_tolerance)[:8]}"
 
+    def why_not(self, references: Sequence[str]) -> str | None:
+        """No reference states a finding that the parser reads: any text in which it reads none would score 1."""
+        if any(list(self.parser(reference)) for reference in references):
+            return None
+        return (
+            f"the judge reads no finding in any of {len(references)} references, so that any text in which it reads "
+            "none would score 1: they are all normal, or in words that its parser doesn't know; give a parser or judge "
+            "that reads them, or cases with findings"
+        )
+
     def _judge(self, pairs: list[tuple[str, str]]) -> list[FindingErrors]:
         return [self._compare(reference, candidate) for reference, candidate in pairs]
 

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monai_u2.data.language import detect_language
+from monai_u2.data.records import QUESTION_KINDS
 from monai_u2.exceptions import InputError
 
 MISSING_REFERENCES: tuple[str, ...] = ("", "not given")
@@ -42,6 +44,8 @@ class MatchedCases:
         missing_references: ids of cases left out, since their reference is one of :data:`MISSING_REFERENCES`.
         other_scripts: ids of cases whose report or reference is mostly in another script than Latin: text metrics that
             read English words say nothing of them.
+        other_languages: ids of the other cases whose report is in another language than its reference, as far as
+            :func:`monai_u2.data.detect_language` tells: short texts and some languages pass.
     """
 
     ids: list[str]
@@ -51,6 +55,7 @@ class MatchedCases:
     empty_reports: list[str]
     missing_references: list[str]
     other_scripts: list[str]
+    other_languages: list[str]
 
 
 def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[Mapping[str, Any]]) -> MatchedCases:
@@ -61,8 +66,8 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
         references: objects with `id`, `report` and, where several cases are one patient's, `patient`.
 
     Raises:
-        InputError: for an entry without them, an id that is there twice, ids that only one side has, or when no case is
-            left.
+        InputError: for an entry without them, an id that is there twice, ids that only one side has, a patient that
+            isn't as :func:`told_name` expects, or when no case is left.
     """
     predicted, expected = _by_id(predictions, "predictions"), _by_id(references, "references")
     alone = [case for case in predicted if case not in expected], [case for case in expected if case not in predicted]
@@ -76,21 +81,24 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
     ids = [case for case in expected if case not in set(missing)]
     if not ids:
         raise InputError(f"none of the {len(missing)} references has a text; expected 1 or more.")
+    pairs = {case: (predicted[case]["report"], expected[case]["report"]) for case in ids}
+    latin = {case: texts for case, texts in pairs.items() if all(map(_is_latin, texts))}
+    other_scripts = [case for case in ids if case not in latin]
     matched = MatchedCases(
         ids=ids,
         reports=[predicted[case]["report"] for case in ids],
         references=[expected[case]["report"] for case in ids],
-        patients=[str(expected[case].get("patient", case)) for case in ids],
+        patients=[told_name(expected[case], "patient", case, f"references, case {case}") for case in ids],
         empty_reports=[case for case in ids if not predicted[case]["report"].strip()],
         missing_references=missing,
-        other_scripts=[
-            case for case in ids if not (_is_latin(predicted[case]["report"]) and _is_latin(expected[case]["report"]))
-        ],
+        other_scripts=other_scripts,
+        other_languages=[case for case, texts in latin.items() if _differ_in_language(*texts)],
     )
     for what, cases in (
         ("empty reports, scored as such", matched.empty_reports),
         ("references without a text, left out", missing),
-        ("cases in another script than Latin", matched.other_scripts),
+        ("cases in another script than Latin", other_scripts),
+        ("reports in another language than their references", matched.other_languages),
     ):
         if cases:
             logger.warning("%s: %s", what, listed_ids(cases))
@@ -100,6 +108,42 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
 def is_missing(reference: str) -> bool:
     """Whether a reference is one of :data:`MISSING_REFERENCES`."""
     return _normalized(reference) in MISSING_REFERENCES
+
+
+def told_name(entry: Mapping[str, Any], key: str, default: str, where: str) -> str:
+    """What an entry calls something of its case (`patient`, `kind`), as a string; the default where it is missing or
+    null.
+
+    Args:
+        entry: the entry.
+        key: key of the name.
+        default: what the case has without.
+        where: which entry, for the message.
+
+    Raises:
+        InputError: when it isn't a number or a string that says something: "", NaN or a list in the place of a missing
+            name would make one patient of all cases.
+    """
+    value = entry.get(key)
+    if value is None:
+        return default
+    is_name = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    if not is_name or value != value or not str(value).strip():
+        shown = f"{value!r}" if is_name else type(value).__name__
+        raise InputError(
+            f"{where}: {key!r} is {shown}; expected a number or a string that isn't empty. Leave it out where it isn't "
+            "known."
+        )
+    return str(value)
+
+
+def case_kind(entry: Mapping[str, Any]) -> str:
+    """Kind of question of a reference, "report" without.
+
+    Raises:
+        InputError: as :func:`told_name`.
+    """
+    return told_name(entry, "kind", QUESTION_KINDS[0], f"references, case {entry['id']}")
 
 
 def listed_ids(ids: Sequence[object]) -> str:
@@ -124,6 +168,11 @@ def _by_id(entries: Iterable[Mapping[str, Any]], name: str) -> dict[str, Mapping
 
 def _normalized(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".").strip()
+
+
+def _differ_in_language(report: str, reference: str) -> bool:
+    found = {detect_language(report), detect_language(reference)}
+    return len(found) == 2 and None not in found
 
 
 def _is_latin(text: str) -> bool:

@@ -47,6 +47,18 @@ def test_short_texts_are_left_undecided(text: str) -> None:
     assert detect_language(text) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Nodule in right lower lobe. Cyst in liver. Stone in left kidney.",
+        "Liver normal. Spleen normal. Kidneys normal.",
+        "No effusion. No nodule. Heart size as before. No change as before.",
+    ],
+)
+def test_telegram_style_is_in_no_other_language(text: str) -> None:
+    assert detect_language(text) in ("en", None)
+
+
 def test_reports_of_phantoms_are_english() -> None:
     reports = [case_records(number, 0)[0]["answer"] for number in range(100)]
     assert {detect_language(report) for report in reports} == {"en"}

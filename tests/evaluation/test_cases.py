@@ -66,3 +66,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_each_image_once_with_its_header() -> None:
     cases = [{"image": image, "question": "?", "spacing": [1, 1, 2], "id": str(n)} for n, image in enumerate("aab")]
     assert image_data(cases) == [{"image": "a", "spacing": [1, 1, 2]}, {"image": "b", "spacing": [1, 1, 2]}]
+
+
+def test_names_that_are_null_follow_from_the_image(tmp_path: Path) -> None:
+    path = written(tmp_path, *({"image": f"{name}.nii", "id": None, "patient": None} for name in "ab"))
+    assert [(case["id"], case["patient"]) for case in evaluation_cases(path)] == [("a", "a"), ("b", "b")]
+    path = written(tmp_path, {"image": "a.nii", "patient": {"name": "Doe"}})
+    with pytest.raises(InputError, match="a record of a: 'patient' is dict; expected a number or a string"):
+        evaluation_cases(path)

@@ -39,3 +39,9 @@ def test_a_run_against_itself(predictions: Entries, references: Entries, scorer:
 def test_runs_of_other_cases_are_refused(predictions: Entries, references: Entries, scorer: ReportScorer) -> None:
     with pytest.raises(InputError, match="of different cases"):
         compare_reports(predictions, predictions[:-1], references, (scorer, scorer))
+
+
+def test_a_kind_that_is_null_asks_for_a_report(predictions: Entries, references: Entries, scorer: ReportScorer) -> None:
+    null = [reference | {"kind": None} for reference in references]
+    runs = [compare_reports(references, predictions, entries, (scorer, scorer)) for entries in (references, null)]
+    assert runs[0] == runs[1]

@@ -138,6 +138,7 @@ def write_folder(tmp_path: Path) -> Path:
     runs = [{"name": "model", "metrics": metrics(0.7), "collapse": COLLAPSE, "difference": None}]
     for control, change in zip(CONTROLS, differences):
         runs.append({"name": control, "metrics": metrics(0.4), "collapse": COLLAPSE, "difference": change})
+    runs[1]["failed_judgements"] = ["case-2"]
     runs.append({"name": "references", "collapse": COLLAPSE})
     f1 = {"value": 0.5, "low": 0.25, "high": 0.75}
     findings = {label: {"f1": f1, "positives": 4, "named": 3, "matched": 2} for label in FINDING_LABELS[:3]}
@@ -370,3 +371,9 @@ def test_spoiled_folders_are_refused(folder: Path, spoil: Callable[[Path], None]
 def test_no_case_to_show_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="num_cases is 0; expected 1 or more"):
         write_html_page(folder, num_cases=0)
+
+
+def test_failed_judgements_of_controls_are_named(page: Page) -> None:
+    rows = [" ".join(row["text"].split()) for row in page.find("tr")]
+    assert any(row.startswith("Judgement failed, Zeroed images1Kept out of this") and "case-2" in row for row in rows)
+    assert not any(row.startswith("Judgement failed, Shuffled images") for row in rows)

@@ -22,9 +22,19 @@ from monai_u2.data.phantom import FINDING_LABELS
 from monai_u2.evaluation import ReportScorer, compare_reports, evaluate_reports
 from monai_u2.evaluation.results import plain
 from monai_u2.exceptions import InputError
+from monai_u2.judges import FindingErrors, Judge
 from monai_u2.metrics import bootstrap_intervals, compare_runs, match_cases
 
 Entries = list[dict[str, Any]]
+
+
+class Exact(Judge):
+    """Right where the texts are equal; fails on empty ones."""
+
+    name, version = "exact", "1"
+
+    def _judge(self, pairs: list[tuple[str, str]]) -> list[FindingErrors]:
+        return [FindingErrors(matched=int(a == b), status="ok" if b else "failed") for a, b in pairs]
 
 
 def constant(references: Entries) -> Entries:
@@ -40,6 +50,7 @@ def test_content_of_the_files(predictions: Entries, references: Entries, scorer:
     assert metrics["settings"]["judge"].startswith("findings 1+") and metrics["settings"]["num_samples"] == 200
     assert {"monai_u2", "monai", "torch", "rouge-score", "sacrebleu", "nltk"} <= metrics["settings"]["versions"].keys()
     assert metrics["cases"]["scored"] == 12 and metrics["cases"]["patients"] == 6
+    assert metrics["cases"]["other_languages"] == []
     assert metrics["cases"]["empty_reports"] == ["c8"] and metrics["cases"]["failed_judgements"] == []
     model, control, told = metrics["runs"]
     assert (model["name"], control["name"], told["name"]) == ("model", "most_frequent_report", "references")
@@ -74,7 +85,9 @@ def test_content_of_the_files(predictions: Entries, references: Entries, scorer:
     assert [list(line) for line in lines] == [keys] * 12
     assert [line["report"] for line in lines] == [entry["report"] for entry in predictions]
     assert (tmp_path / "predictions_most_frequent_report.jsonl").is_file()
-    assert "| model | most frequent report |" in evaluation.table()
+    row = control["difference"]["micro_f1"]
+    told = f"| model minus control, micro_f1 | – | {row['difference']:.3f} ({row['low']:.3f} to {row['high']:.3f}) |"
+    assert "| model | most frequent report |" in evaluation.table() and told in evaluation.table()
 
 
 def test_order_of_the_predictions_does_not_matter(
@@ -113,3 +126,32 @@ def test_other_cases_are_refused(predictions: Entries, references: Entries, scor
         evaluate_reports({"model": predictions[:-1]}, references, scorer)
     with pytest.raises(InputError, match=r"more than once: 1 \(c0\)"):
         evaluate_reports({"model": [*predictions, predictions[0]]}, references, scorer)
+
+
+def test_null_is_no_patient_and_no_kind(predictions: Entries, references: Entries, scorer: ReportScorer) -> None:
+    without = [{"id": reference["id"], "report": reference["report"]} for reference in references]
+    null = [reference | {"patient": None, "kind": None} for reference in without]
+    first, second = (evaluate_reports({"model": predictions}, entries, scorer) for entries in (without, null))
+    assert first == second and first.metrics["cases"]["patients"] == 12
+
+
+def test_failed_judgements_of_a_control(predictions: Entries, references: Entries) -> None:
+    """The model is right in 8 of the 11 cases that are judged, 7 of 10 without the control's failure."""
+    control = [{"id": entry["id"], "report": "" if entry["id"] == "c0" else "?"} for entry in predictions]
+    scorer = ReportScorer(judge=Exact(), text_metrics=False, num_samples=50)
+    evaluation = evaluate_reports({"model": predictions, "control": control}, references, scorer)
+    model, control, _ = evaluation.metrics["runs"]
+    assert (model["failed_judgements"], control["failed_judgements"]) == (["c8"], ["c0"])
+    assert model["metrics"]["green"]["value"] == pytest.approx(8 / 11, abs=1e-9)
+    assert control["difference"]["green"]["difference"] == pytest.approx(0.7)
+
+
+def test_a_control_of_some_cases(predictions: Entries, references: Entries, scorer: ReportScorer) -> None:
+    """It is compared with the model over these; the model alone stays as it is."""
+    control = constant(references)[6:]
+    alone = [entries[6:] for entries in (predictions, references)]
+    told = evaluate_reports({"model": predictions, "control": control}, references, scorer).metrics["runs"]
+    expected = evaluate_reports({"model": alone[0], "control": control}, alone[1], scorer).metrics["runs"]
+    assert told[1] == expected[1] and told[0] != expected[0]
+    with pytest.raises(InputError, match=r"control: ids that the model's predictions haven't: 1 \(c99\)"):
+        evaluate_reports({"model": predictions, "control": [{"id": "c99", "report": "A"}]}, references, scorer)

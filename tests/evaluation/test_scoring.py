@@ -18,6 +18,7 @@ import pytest
 
 from monai_u2.data.phantom import FINDING_LABELS, parse_findings
 from monai_u2.evaluation import ReportScorer, TextLabels, score_reports
+from monai_u2.evaluation.scoring import paired_statistics
 from monai_u2.judges import FindingErrors, FindingsJudge, Judge
 from monai_u2.metrics import (
     corpus_bleu,
@@ -91,3 +92,37 @@ def test_answers_count_beside_reports(references: Entries) -> None:
     only = score_reports(match_cases(answers, right), kinds=kinds[-5:], labels=labels, judge=judge, text_metrics=False)
     assert list(only.statistics) == ["choice_accuracy", "exact_answer"]
     assert only.left_out["green"] == only.left_out["crg"] == "none of the cases asks for a report"
+
+
+def test_a_case_without_a_score_in_one_run_is_kept_out_of_both(references: Entries) -> None:
+    runs = []
+    for empty in ("c1", "c4"):
+        texts = [reference | {"report": "" if reference["id"] == empty else "A cyst."} for reference in references]
+        runs.append(score_reports(match_cases(texts, references), judge=Moody(), text_metrics=False))
+    for statistics in paired_statistics(*runs):
+        np.testing.assert_array_equal(np.flatnonzero(statistics["green"].counts[:, 1] == 0), [1, 4])
+
+
+@pytest.mark.parametrize(
+    "reference", ["左肺上叶结节，直径 20 mm。", "The lungs are clear. The heart is normal in size."]
+)
+def test_findings_that_no_reference_has_are_not_measured(references: Entries, reference: str) -> None:
+    """Texts that the labeller can't read, and normal ones: whatever names nothing would be right."""
+    labels, judge = TextLabels(parse_findings, FINDING_LABELS), FindingsJudge(parse_findings)
+    cases = match_cases(
+        [entry | {"report": "?"} for entry in references], [r | {"report": reference} for r in references]
+    )
+    scores = score_reports(cases, labels=labels, judge=judge, text_metrics=False)
+    assert not scores.statistics and scores.findings is None and not scores.label_statistics
+    assert scores.left_out["green"].startswith("the judge reads no finding in any of 12 references")
+    assert {scores.left_out[name][:34] for name in ("micro_f1", "macro_f1", "crg")} == {
+        "no finding is labelled in any refe"
+    }
+    one = match_cases(references, [*references[:1], *({**r, "report": reference} for r in references[1:])])
+    assert {"green", "micro_f1", "macro_f1", "crg"} <= score_reports(one, labels=labels, judge=judge).statistics.keys()
+
+
+def test_a_judge_that_reads_any_text_judges_normal_references(references: Entries) -> None:
+    normal = [reference | {"report": "Normal."} for reference in references]
+    scores = score_reports(match_cases(references, normal), judge=Moody(), text_metrics=False)
+    assert scores.statistics["green"].value == 1.0

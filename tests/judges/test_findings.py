@@ -123,3 +123,10 @@ def test_the_version_tells_rules_apart() -> None:
 def test_a_parser_or_a_list(arguments: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="either a parser or a list"):
         FindingsJudge(**arguments)
+
+
+def test_references_without_a_finding_say_nothing() -> None:
+    assert JUDGE.why_not(["Normal CT of the chest.", "Cardiomegaly."]) is None
+    assert JUDGE.why_not(["Normal CT of the chest."] * 2).startswith(
+        "the judge reads no finding in any of 2 references"
+    )

@@ -79,6 +79,16 @@ def test_other_scripts_are_named(caplog: pytest.LogCaptureFixture) -> None:
     assert matched.other_scripts == ["b"] and "左" not in caplog.text
 
 
+def test_reports_in_another_language_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    english = "There is a nodule in the right upper lobe. The heart is normal and not enlarged."
+    german = "Es zeigt sich kein Pleuraerguss. Die Leber ist unauffällig und nicht vergrößert."
+    references = [{"id": case, "report": text} for case, text in zip("abcd", (english, english, german, english))]
+    with caplog.at_level(logging.WARNING):
+        matched = match_cases(_predictions(a=german, b="Rundherd rechts.", c=german, d="右肺上叶结节。"), references)
+    assert matched.other_languages == ["a"] and matched.other_scripts == ["d"]
+    assert "reports in another language than their references: 1 (a)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -94,3 +104,17 @@ def test_entries_must_be_whole(entry: dict, message: str) -> None:
 
 def test_ids_may_be_numbers() -> None:
     assert match_cases([{"id": 7, "report": "A"}], [{"id": "7", "report": "B"}]).ids == ["7"]
+
+
+def test_a_patient_that_is_null_is_none() -> None:
+    references = [reference | {"patient": None} for reference in REFERENCES]
+    assert match_cases(_predictions(a="A", b="B", c="C"), references).patients == ["a", "b", "c"]
+    assert match_cases(_predictions(a="A"), [{"id": "a", "report": "B", "patient": 7}]).patients == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("patient", "told"), [(["p"], "list"), (True, "bool|True"), (" ", "' '"), (float("nan"), "nan")]
+)
+def test_a_patient_that_is_no_name_is_refused(patient: object, told: str) -> None:
+    with pytest.raises(InputError, match=f"references, case a: 'patient' is ({told}); expected a number or a string"):
+        match_cases(_predictions(a="A"), [{"id": "a", "report": "B", "patient": patient}])
