@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -170,7 +171,8 @@ def voxel_map(weights: torch.Tensor, image: MetaTensor, grid: TokenGrid, preproc
         original = np.asarray(image.meta["original_affine"], dtype=np.float64)
         same = np.allclose(np.asarray(inverted.affine), original, atol=1e-3)
         if tuple(inverted.shape[1:]) == expected and same:
-            return _in_steps(inverted[0].float())
+            rounded = inverted.dtype == torch.float16
+            return inverted[0].float() if rounded else _in_steps(inverted[0].float())
         reason = f" (the map comes back as {tuple(inverted.shape[1:])} voxels, the CT has {expected})"
     raise InputError(
         f"the preprocessing can't be inverted{reason}, so evidence has no place in the CT; these of its transforms "
@@ -199,22 +201,26 @@ def _inverted_spacing(volume: MetaTensor, step: Spacingd) -> MetaTensor:
     affine, size = np.asarray(options["src_affine"], dtype=np.float64), [int(edge) for edge in operation["orig_size"]]
     to_volume = np.linalg.solve(np.asarray(volume.affine, dtype=np.float64), affine)
     result = torch.zeros((len(volume), *size), dtype=torch.float16)
-    for first in itertools.product(*(range(0, edge, _BLOCK) for edge in size)):
+
+    def fill(first: tuple[int, ...]) -> None:
         block = result[(..., *(slice(start, start + _BLOCK) for start in first))]
         if _read_by(volume, block.shape[1:], to_volume @ _moved(first)).max() < 0.5 / _VOXEL_STEPS:
-            continue
-        with resample.trace_transform(False):
-            resampled = resample(
-                volume,
-                dst_affine=torch.from_numpy(affine @ _moved(first)),
-                spatial_size=block.shape[1:],
-                mode=options["mode"],
-                padding_mode=options["padding_mode"],
-                align_corners=False,  # in indexes of voxels it is the same, but for a block of one voxel
-                dtype=torch.float32,
-                lazy=False,
-            )
+            return
+        resampled = resample(
+            volume,
+            dst_affine=torch.from_numpy(affine @ _moved(first)),
+            spatial_size=block.shape[1:],
+            mode=options["mode"],
+            padding_mode=options["padding_mode"],
+            align_corners=False,  # in indexes of voxels it is the same, but for a block of one voxel
+            dtype=torch.float32,
+            lazy=False,
+        )
         block.copy_(_in_steps(resampled.as_tensor()))
+
+    # PyTorch samples one volume by one thread
+    with resample.trace_transform(False), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(fill, itertools.product(*(range(0, edge, _BLOCK) for edge in size))))
     meta = {**volume.meta, "affine": torch.from_numpy(affine)}
     return MetaTensor(result, meta=meta, applied_operations=volume.applied_operations)
 

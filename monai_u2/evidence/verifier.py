@@ -43,6 +43,7 @@ _CHEST = re.compile(r"\b(?:lungs?|pulmonary|pleura\w*|heart|cardi\w+|pericardi\w
 _ABDOMEN = re.compile(
     r"\b(?:livers?|hepatic|splen\w+|spleen|kidneys?|renal|gallbladder|pancrea\w+|adrenals?)\b", re.IGNORECASE
 )
+_EITHER = re.compile(r"\b(?:aort\w+|arter\w+|veins?|vessels?|vascular)\b", re.IGNORECASE)
 _LOWEST_IN_CHEST, _HIGHEST_IN_ABDOMEN = -0.5, 2 / 3
 
 
@@ -101,7 +102,8 @@ class EvidenceVerifier:
         if self.lungs is not None:
             low, high = self.lungs
             height = (float(weights @ self._coordinates(places, axis=2)) - low) / (high - low)
-            lowest, highest = _heights(lobes, about)
+            own = region is None or any(organ.search(text) for organ in (_CHEST, _ABDOMEN, _EITHER))
+            lowest, highest = _heights(lobes, text if own else region)
             if not lowest <= height <= highest:
                 flags.append("other height")
         return flags
@@ -112,7 +114,7 @@ def _heights(lobes: set[str], about: str) -> tuple[float, float]:
     if len(lobes) == 1:
         return (1 / 3, np.inf) if lobes == {"upper"} else (-np.inf, 2 / 3)
     chest, abdomen = _CHEST.search(about), _ABDOMEN.search(about)
-    if bool(chest) == bool(abdomen):
+    if bool(chest) == bool(abdomen) or _EITHER.search(about):
         return -np.inf, np.inf
     return (_LOWEST_IN_CHEST, np.inf) if chest else (-np.inf, _HIGHEST_IN_ABDOMEN)
 

@@ -92,6 +92,9 @@ def test_cavities(verifier: EvidenceVerifier) -> None:
         assert verifier(text, bottom, 0.1, region) == ["other height"]
         assert verifier(text, top, 0.1, region) == verifier(text, base, 0.1, region) == []
     assert verifier("The lungs and the liver are clear.", top, 0.1) == []
+    assert verifier("The abdominal aorta is dilated to 45 mm.", bottom, 0.1, "Heart and vessels") == []
+    assert verifier("The heart is enlarged.", bottom, 0.1, "Heart and vessels") == ["other height"]
+    assert verifier("No calcification.", bottom, 0.1, "Heart and vessels") == []
     assert verifier("A cyst is seen.", top, 0.1) == []
 
 
