@@ -22,7 +22,7 @@ from typing import Any
 
 from monai_u2.data.records import HEADER_KEYS, group_by_image, load_records, question_kind, without_image_suffix
 from monai_u2.exceptions import InputError
-from monai_u2.metrics.cases import listed_ids, told_name
+from monai_u2.metrics.cases import listed_ids, name_or_default
 
 
 def evaluation_cases(
@@ -57,7 +57,7 @@ def evaluation_cases(
         if question_kind(record) in kinds:
             number = f"#{counts[name]}" if counts[name] > 1 else ""
             told = {
-                key: told_name(record, key, default, f"{records}, a record of {name}")
+                key: name_or_default(record, key, default, f"{records}, a record of {name}")
                 for key, default in (("id", name + number), ("patient", name))
             }
             cases.append({**record, **told, "kind": question_kind(record), "reference": record["answer"]})

@@ -31,7 +31,7 @@ from monai_u2.data.records import HEADER_KEYS, write_records, write_text_atomica
 from monai_u2.evaluation.controls import MODEL
 from monai_u2.evaluation.scoring import ReportScorer, ReportScores, paired_statistics
 from monai_u2.exceptions import InputError
-from monai_u2.metrics.cases import MatchedCases, case_kind, listed_ids, match_cases, told_name
+from monai_u2.metrics.cases import MatchedCases, case_kind, listed_ids, match_cases, name_or_default
 from monai_u2.metrics.collapse import collapse_diagnostics, findings_per_normal_case
 from monai_u2.metrics.significance import bootstrap_intervals, compare_runs
 
@@ -297,7 +297,7 @@ def _prediction(entry: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[
         "id": case,
         "report": entry["report"],
         "reference": reference["report"],
-        "patient": told_name(reference, "patient", case, f"references, case {case}"),
+        "patient": name_or_default(reference, "patient", case, f"references, case {case}"),
         "kind": case_kind(reference),
         "question": reference.get("question"),
         "image": reference.get("image"),

@@ -115,7 +115,7 @@ def score_reports(
         scores |= bertscore(cases.reports, cases.references)
         truncated = [case for case, is_cut in zip(cases.ids, bertscore.truncated) if is_cut]
     failed: list[str] = []
-    if why := _why_not_judged(cases, is_report, judge):
+    if why := _reason_not_judged(cases, is_report, judge):
         left_out["green"] = why
     else:
         scores["green"], failed = _judged(cases, is_report, judge)
@@ -220,12 +220,12 @@ class ReportScorer:
         )
 
 
-def _why_not_judged(cases: MatchedCases, is_report: np.ndarray, judge: Judge | None) -> str | None:
+def _reason_not_judged(cases: MatchedCases, is_report: np.ndarray, judge: Judge | None) -> str | None:
     if judge is None:
         return "no judge was given"
     if not is_report.any():
         return _NO_REPORT
-    return judge.why_not([cases.references[place] for place in np.flatnonzero(is_report)])
+    return judge.reason_not_to_judge([cases.references[place] for place in np.flatnonzero(is_report)])
 
 
 def _judged(cases: MatchedCases, is_report: np.ndarray, judge: Judge) -> tuple[np.ndarray, list[str]]:

@@ -106,7 +106,7 @@ class Judge(ABC):
         """What judging has used so far, for judges that are paid for."""
         return {}
 
-    def why_not(self, references: Sequence[str]) -> str | None:
+    def reason_not_to_judge(self, references: Sequence[str]) -> str | None:
         """Why scores against these references, all of a set, would say nothing; None where they say something."""
         return None
 

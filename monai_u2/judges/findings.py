@@ -76,7 +76,7 @@ class FindingsJudge(Judge):
         rules = list(labels) if parser is None else getattr(parser, "__qualname__", type(parser).__qualname__)
         self.version = f"1+{fingerprint(rules, size_tolerance)[:8]}"
 
-    def why_not(self, references: Sequence[str]) -> str | None:
+    def reason_not_to_judge(self, references: Sequence[str]) -> str | None:
         """No reference states a finding that the parser reads: any text in which it reads none would score 1."""
         if any(list(self.parser(reference)) for reference in references):
             return None

@@ -67,7 +67,7 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
 
     Raises:
         InputError: for an entry without them, an id that is there twice, ids that only one side has, a patient that
-            isn't as :func:`told_name` expects, or when no case is left.
+            isn't as :func:`name_or_default` expects, or when no case is left.
     """
     predicted, expected = _by_id(predictions, "predictions"), _by_id(references, "references")
     alone = [case for case in predicted if case not in expected], [case for case in expected if case not in predicted]
@@ -88,7 +88,7 @@ def match_cases(predictions: Iterable[Mapping[str, Any]], references: Iterable[M
         ids=ids,
         reports=[predicted[case]["report"] for case in ids],
         references=[expected[case]["report"] for case in ids],
-        patients=[told_name(expected[case], "patient", case, f"references, case {case}") for case in ids],
+        patients=[name_or_default(expected[case], "patient", case, f"references, case {case}") for case in ids],
         empty_reports=[case for case in ids if not predicted[case]["report"].strip()],
         missing_references=missing,
         other_scripts=other_scripts,
@@ -110,7 +110,7 @@ def is_missing(reference: str) -> bool:
     return _normalized(reference) in MISSING_REFERENCES
 
 
-def told_name(entry: Mapping[str, Any], key: str, default: str, where: str) -> str:
+def name_or_default(entry: Mapping[str, Any], key: str, default: str, where: str) -> str:
     """What an entry calls something of its case (`patient`, `kind`), as a string; the default where it is missing or
     null.
 
@@ -141,9 +141,9 @@ def case_kind(entry: Mapping[str, Any]) -> str:
     """Kind of question of a reference, "report" without.
 
     Raises:
-        InputError: as :func:`told_name`.
+        InputError: as :func:`name_or_default`.
     """
-    return told_name(entry, "kind", QUESTION_KINDS[0], f"references, case {entry['id']}")
+    return name_or_default(entry, "kind", QUESTION_KINDS[0], f"references, case {entry['id']}")
 
 
 def listed_ids(ids: Sequence[object]) -> str:

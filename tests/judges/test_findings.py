@@ -126,7 +126,7 @@ def test_a_parser_or_a_list(arguments: dict[str, Any]) -> None:
 
 
 def test_references_without_a_finding_say_nothing() -> None:
-    assert JUDGE.why_not(["Normal CT of the chest.", "Cardiomegaly."]) is None
-    assert JUDGE.why_not(["Normal CT of the chest."] * 2).startswith(
+    assert JUDGE.reason_not_to_judge(["Normal CT of the chest.", "Cardiomegaly."]) is None
+    assert JUDGE.reason_not_to_judge(["Normal CT of the chest."] * 2).startswith(
         "the judge reads no finding in any of 2 references"
     )
