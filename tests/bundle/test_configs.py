@@ -192,6 +192,21 @@ def test_judges_are_exchanged_by_a_small_config(bundle: Path, tmp_path: Path, na
     assert judge.cache.folder == bundle / "eval" / "preferences" / "judge_cache"
 
 
+@pytest.mark.parametrize(("name", "default"), [("pretrain.json", 0.25), ("sft.json", 0.5)])
+def test_thick_slices_have_an_id(bundle: Path, name: str, default: float) -> None:
+    for changes, expected in (({}, default), ({"thick_slices_prob": 0.0}, 0.0)):
+        parser = ConfigParser()
+        parser.read_config(bundle / "configs" / name)
+        parser.update({"bundle_root": str(bundle), **changes})
+        (index,) = (
+            number
+            for number, transform in enumerate(parser["train#preprocessing_transforms"])
+            if transform["_target_"].endswith("RandSimulateThickSlicesd")
+        )
+        transform = parser.get_parsed_content(f"train#preprocessing_transforms#{index}")
+        assert transform.prob == expected
+
+
 def test_train_json_is_sft_json(bundle: Path) -> None:
     assert (bundle / "configs" / "train.json").resolve() == (bundle / "configs" / "sft.json").resolve()
 
