@@ -16,11 +16,6 @@ number of steps; what is compared is the finding F1 of the greedy reports on the
 
     python benchmarks/token_paths.py --vision bundles/u2llm/models/vision.pt --output docs/results/token_paths.json
 
-The ablations of relative positions, token selection and pooling, and the baselines without the tokenizer, are files of
-the bundle; one command compares them::
-
-    python benchmarks/token_paths.py --ablations --output runs/ablations.json
-
 Beside the paths: finding logits as a prefix of the language model, and both with images zeroed. Each run takes minutes;
 runs that the output file has already, with the same settings, aren't repeated.
 """
@@ -80,15 +75,10 @@ class PrecomputedTokens(nn.Module):
         return image[:, 0, 0]
 
 
-def ablations_of(bundle: str) -> dict[str, dict[str, Any]]:
-    """A variant for each of the bundle's ablation configs, by the file's name."""
-    return {path.stem: {"config": str(path)} for path in sorted(Path(bundle).glob("configs/ablations/*.json"))}
-
-
-def configured(bundle: str, more: str | None = None, **overrides: Any) -> ConfigParser:
-    """The bundle's sft.json, another config file over it where given, and overrides."""
+def configured(bundle: str, **overrides: Any) -> ConfigParser:
+    """The bundle's sft.json with overrides."""
     parser = ConfigParser()
-    parser.read_config([str(Path(bundle) / "configs" / "sft.json"), *([more] if more else [])])
+    parser.read_config(str(Path(bundle) / "configs" / "sft.json"))
     parser["bundle_root"] = str(Path(bundle).resolve())
     for key, value in overrides.items():
         parser[key] = value
@@ -112,7 +102,7 @@ def encode(parser: ConfigParser, items: list[dict[str, Any]], name: str) -> tupl
 
 def build(bundle: str, vision: str, variant: dict[str, Any]) -> tuple[nn.Module, ConfigParser]:
     """Network of a variant with precomputed tokens in the place of the vision tower."""
-    parser = configured(bundle, variant.get("config"), vision_checkpoint=vision)
+    parser = configured(bundle, vision_checkpoint=vision)
     options = dict(parser["network_def#config#u2_tokenizer"])
     if "tokenizer" in variant:
         override = variant["tokenizer"]
@@ -222,7 +212,6 @@ def token_paths(
     learning_rate: float | None = None,
     questions_per_image: int = 1,
     question_weights: dict[str, float] | None = None,
-    ablations: bool = False,
     output: str | None = None,
 ) -> None:
     """Train and compare the variants; print a table of mean and range over the seeds.
@@ -231,7 +220,7 @@ def token_paths(
         vision: vision checkpoint, the same start for all.
         bundle: folder of the bundle.
         dataset_dir: folder of the phantoms; the bundle's by default.
-        variants: names of :data:`VARIANTS`, or of the ablations; all of them by default.
+        variants: names of :data:`VARIANTS`; all of them by default.
         seeds: number of seeds.
         steps: training steps of each run.
         num_train: training cases.
@@ -240,14 +229,12 @@ def token_paths(
         learning_rate: of all but the vision tower, which is frozen; that of sft.json by default.
         questions_per_image: questions about each.
         question_weights: their mixture; whole reports alone by default.
-        ablations: compare the bundle's `configs/ablations` in place of :data:`VARIANTS`.
         output: JSON file for the figures; runs that it has aren't repeated.
     """
     logging.getLogger("monai").setLevel(logging.ERROR)
-    known = ablations_of(bundle) if ablations else VARIANTS
-    names = list(known) if variants is None else [variants] if isinstance(variants, str) else list(variants)
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"variants {unknown} aren't known; expected some of {list(known)}")
+    names = list(VARIANTS) if variants is None else [variants] if isinstance(variants, str) else list(variants)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise InputError(f"variants {unknown} aren't known; expected some of {list(VARIANTS)}")
     if not Path(vision).is_file():
         raise InputError(f"vision {vision}: there is no such file; expected the vision.pt of a pre-training")
     common = {"vision_checkpoint": vision, **({"dataset_dir": dataset_dir} if dataset_dir else {})}
@@ -268,7 +255,7 @@ def token_paths(
         for name in names:
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
                 continue
-            variant, begin = known[name], time.time()
+            variant, begin = VARIANTS[name], time.time()
             set_determinism(seed)
             network, own = build(bundle, vision, variant)
             for key in ("learning_rate", "questions_per_image", "question_weights"):

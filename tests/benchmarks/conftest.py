@@ -43,7 +43,6 @@ def tiny_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "configs").mkdir()
     (root / "models").mkdir()
     (root / "models" / "text_tokenizer").symlink_to(bundle / "models" / "text_tokenizer")
-    (root / "configs" / "ablations").symlink_to(bundle / "configs" / "ablations")
     for name in ("inference.json", "sft.json", "dpo.json"):
         config = json.loads((bundle / "configs" / name).read_text())
         config["vision"] |= {"hidden_size": 16, "mlp_dim": 32, "num_heads": 2, "num_layers": 1, "stem_channels": [4, 8]}

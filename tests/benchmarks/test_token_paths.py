@@ -19,7 +19,7 @@ import pytest
 import token_paths as token_paths_module
 import torch
 from monai.transforms import Compose
-from token_paths import VARIANTS, ablations_of, batch_of, build, token_paths
+from token_paths import VARIANTS, batch_of, token_paths
 
 from monai_u2.exceptions import InputError
 
@@ -60,33 +60,3 @@ def test_every_variant_is_trained_and_measured(
     assert "seed 0: F1" not in table and "| query resampler |" in table  # nothing is run again
     with pytest.raises(InputError, match="'steps': 2.*'steps': 3"):
         token_paths(str(tiny_bundle / "models" / "vision.pt"), **{**small, "steps": 3})
-
-
-def test_the_ablations_are_those_of_the_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
-    names = {"rpe_dts_dmtp", "dts_dmtp", "rpe_dmtp", "rpe_dts", "rpe", "dts", "dmtp", "none"}
-    names |= {"linear_projector", "query_resampler"}
-    known = ablations_of(str(tiny_bundle))
-    assert set(known) == names
-    options = {}
-    for name, variant in known.items():
-        network, parser = build(str(tiny_bundle), str(tiny_bundle / "models" / "vision.pt"), variant)
-        options[name] = parser["network_def#config#u2_tokenizer"]
-        assert network.num_image_tokens == parser["num_queries"]
-    for name in names - {"linear_projector", "query_resampler"}:
-        chosen = [options[name][key] for key in ("position", "selection", "pooling")]
-        assert chosen == [
-            "relative_3d" if "rpe" in name else None,
-            "soft" if "dts" in name else "topk",
-            "dynamic" if "dmtp" in name else "multi",
-        ]
-    output = tmp_path / "ablations.json"
-    small = {"seeds": 1, "steps": 1, "num_train": 2, "num_validation": 2, "batch_size": 2}
-    token_paths(
-        str(tiny_bundle / "models" / "vision.pt"),
-        bundle=str(tiny_bundle),
-        dataset_dir=str(tmp_path / "phantoms"),
-        ablations=True,
-        output=str(output),
-        **small,
-    )
-    assert {row["variant"] for row in json.loads(output.read_text())["runs"]} == names

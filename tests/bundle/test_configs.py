@@ -207,6 +207,24 @@ def test_thick_slices_have_an_id(bundle: Path, name: str, default: float) -> Non
         assert transform.prob == expected
 
 
+def test_ablations_switch_what_their_names_say(bundle: Path) -> None:
+    parts = {"rpe_dts_dmtp", "dts_dmtp", "rpe_dmtp", "rpe_dts", "rpe", "dts", "dmtp", "none"}
+    files = {path.stem: path for path in (bundle / "configs" / "ablations").glob("*.json")}
+    assert files.keys() == parts | {"linear_projector", "query_resampler"}
+    for name, path in files.items():
+        parser = ConfigParser()
+        parser.read_config([str(bundle / "configs" / "sft.json"), str(path)])
+        parser["bundle_root"] = str(bundle)
+        assert parser.get_parsed_content("network_def").num_image_tokens == parser["num_queries"]
+        if name in parts:
+            options = parser["network_def#config#u2_tokenizer"]
+            assert [options[key] for key in ("position", "selection", "pooling")] == [
+                "relative_3d" if "rpe" in name else None,
+                "soft" if "dts" in name else "topk",
+                "dynamic" if "dmtp" in name else "multi",
+            ]
+
+
 def test_train_json_is_sft_json(bundle: Path) -> None:
     assert (bundle / "configs" / "train.json").resolve() == (bundle / "configs" / "sft.json").resolve()
 
