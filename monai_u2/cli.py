@@ -238,6 +238,8 @@ def _train(config: str | None, overrides: dict[str, Any]) -> None:
     keep_mlflow_silent()
     from monai.bundle import run
 
+    # MONAI leaves out overrides that are None, and evaluates texts that begin with a dollar sign
+    overrides = {key: "$None" if value is None else value for key, value in overrides.items()}
     run(run_id="training", config_file=str(file), **overrides)
 
 

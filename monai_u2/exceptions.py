@@ -34,6 +34,22 @@ class ImageGeometryError(InputError):
     """An image's affine gives its voxels no place in the patient."""
 
 
+class SeriesReferenceError(InputError):
+    """A DICOM document can't refer to a series.
+
+    Args:
+        name: of its folder or file, which may name the patient.
+        reason: what is wrong and the way out, without that name.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return "{}: {}".format(*self.args)
+
+
 def find_input_error(error: BaseException) -> InputError | None:
     """Return the :class:`InputError` in an exception's chain of causes (MONAI wraps what a transform raises), or
     None."""

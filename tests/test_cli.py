@@ -388,6 +388,11 @@ def test_train_runs_the_default_config_with_overrides(training: Path, monkeypatc
     assert json.loads(Path("trained.json").read_text()) == [2, str(training.parents[1]), {"num_train": 4}]
 
 
+def test_train_takes_null(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(monkeypatch, "train", "--phantom", "None") == 0
+    assert json.loads(Path("trained.json").read_text())[2] is None
+
+
 def test_train_runs_another_config(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = training.rename(training.with_name("other.json"))
     assert main(monkeypatch, "train", "--config", "bundles/u2llm/configs/other.json") == 0

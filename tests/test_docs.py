@@ -188,5 +188,11 @@ def test_ci_installs_as_the_readme_does() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_null_is_given_as_monai_takes_it(page: Path) -> None:
+    """`monai.bundle` leaves out what is None; '$None' is an expression that it evaluates."""
+    assert re.findall(r"--[\w#]+ None\b", page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_placeholder_is_left(page: Path) -> None:
     assert re.findall(r"\b(?:TODO|TBD|FIXME|XXX|[A-Z]{7,}ARGS|RESULTS)\b", page.read_text()) == []

@@ -36,7 +36,7 @@ def prepare(name: str, source: str, output: str, shard: str | None = None, **opt
         source: its folder.
         output: folder for the records; made if it isn't there.
         shard: the share of the cases to prepare, such as 3/16.
-        options: what the data set's reader can be told, such as --split train.
+        options: what the data set's reader can be told, such as --version v1.
     """
     if {"h", "help"} & options.keys():  # fire takes it for one of the options
         import fire

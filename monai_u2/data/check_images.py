@@ -47,7 +47,8 @@ def check_image(task: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``findings``: pairs of a finding's name and its details. Where the file could be read also ``series`` (16 hex
         digits of its content), ``shape``, ``spacing_mm``, ``extent_mm`` (along the array's axes), ``orientation`` and
-        ``hu`` (min, max, and on a sample of the voxels the percentiles p1, median and p99).
+        ``hu`` (min, max, and on a sample of the voxels the percentiles p1, median and p99); of pictures and .npy files
+        the first two.
     """
     path, corrections = task
     from monai_u2.transforms.load import describe_ct

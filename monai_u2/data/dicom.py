@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_u2.data.dicom_frames import Frame, frames_of, stack_frames
-from monai_u2.exceptions import InputError
+from monai_u2.exceptions import InputError, SeriesReferenceError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -150,9 +150,9 @@ def read_series(folder: str | Path, series_uid: str | None = None) -> tuple[np.n
         index to RAS mm; and a dict of ``series`` (16 hex digits of a SHA-256, never the UID) and ``warnings`` (texts).
 
     Raises:
-        InputError: no DICOM file, a broken one, several series and no ``series_uid``, an unknown one, two patients,
-            another modality than CT, slices missing, duplicate, or of different geometry, a tilted gantry, no rescale
-            values, pixel data that are missing or can't be decoded.
+        InputError: no DICOM file, a broken one, several series and no ``series_uid``, an unknown one, two patients or
+            two studies, another modality than CT, slices missing, duplicate, or of different geometry, a tilted gantry,
+            no rescale values, pixel data that are missing or can't be decoded.
     """
     series, datasets, frames, affine, warnings = _read_stack(Path(folder).resolve(), series_uid)
     volume = _read_voxels(datasets, frames)
@@ -167,14 +167,16 @@ def read_headers(folder: str | Path, series_uid: str | None = None) -> SeriesHea
     """Read the headers of the series that :py:func:`read_series` reads with the same arguments.
 
     Raises:
-        InputError: as :py:func:`read_series`, but for pixel data; a series without a UID.
+        InputError: as :py:func:`read_series`, but for pixel data.
+        SeriesReferenceError: a series without a UID.
     """
     root = Path(folder).resolve()
     series, datasets, frames, affine, _ = _read_stack(root, series_uid, with_pixels=False)
     if not series.uid:
-        raise InputError(
-            f"{root.name}: the series has no SeriesInstanceUID, so nothing can refer to it; expected one. "
-            "Export the series with its UIDs."
+        raise SeriesReferenceError(
+            root.name,
+            "the series has no SeriesInstanceUID, so nothing can refer to it; expected one. Export the series with its "
+            "UIDs.",
         )
     files = {frame.file: datasets[frame.file] for frame in frames}
     return SeriesHeaders(files, frames, affine, _digest(series.uid.encode()))

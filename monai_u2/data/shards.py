@@ -32,7 +32,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 
 def process_shard(shard: int | str | None = None, num_shards: int | None = None) -> tuple[int, int]:
-    """Return which share of the cases this process takes, of how many: case i goes to share `i % num_shards`.
+    """Return which share of the cases this process takes, of how many.
 
     Args:
         shard: number of the share from 0 on as processes are numbered, or a text such as "3/16" for the third of

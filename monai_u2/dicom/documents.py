@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_u2.exceptions import InputError
+from monai_u2.exceptions import InputError, SeriesReferenceError
 
 if TYPE_CHECKING:
     from monai_u2.dicom.document import ReportDocument
@@ -81,10 +81,10 @@ class ReportDocuments:
         try:
             with _discreet():
                 found = SourceSeries.read(path, self.series_uid)
-        except InputError as error:
+        except SeriesReferenceError as error:
             if self.sr or self.seg:
                 raise
-            return None, [f"report_pdf.dcm was not written: {error}"]
+            return None, [f"report_pdf.dcm was not written: {error.reason}"]
         if found.series != series:
             raise InputError(
                 f"{Path(path).name}: its series isn't the one that the report was made of; expected the same files and "

@@ -23,7 +23,7 @@ import numpy as np
 
 from monai_u2.data.dicom import read_headers
 from monai_u2.dicom.document import MANUFACTURER, ReportDocument
-from monai_u2.exceptions import InputError
+from monai_u2.exceptions import SeriesReferenceError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -61,23 +61,26 @@ class SourceSeries:
         """Read the series that :func:`monai_u2.data.read_series` reads with the same arguments.
 
         Raises:
-            InputError: what that refuses; a file without the UIDs that say where it belongs, or with texts that
-                can't be decoded.
+            InputError: what that refuses.
+            SeriesReferenceError: a file without the UIDs that say where it belongs, or with texts that can't be
+                decoded.
         """
         found = read_headers(path, series_uid)
         for file, header in found.files.items():
             missing = [keyword for keyword in _REQUIRED if not header.get(keyword)]
             if missing:
-                raise InputError(
-                    f"{file.name}: {' and '.join(missing)} missing, so a DICOM document can't refer to it. "
-                    "Export the series again, or leave the DICOM documents out."
+                raise SeriesReferenceError(
+                    file.name,
+                    f"{' and '.join(missing)} missing, so a DICOM document can't refer to it. Export the series again, "
+                    "or leave the DICOM documents out.",
                 )
             try:
                 header.decode()  # to Unicode, whatever the file's character set is
             except (LookupError, ValueError) as error:
-                raise InputError(
-                    f"{file.name}: its texts can't be decoded with its character set "
-                    f"{header.get('SpecificCharacterSet')}; expected what its header says. Export the series again."
+                raise SeriesReferenceError(
+                    file.name,
+                    f"its texts can't be decoded with its character set {header.get('SpecificCharacterSet')}; expected "
+                    "what its header says. Export the series again.",
                 ) from error
             header.SpecificCharacterSet = UTF_8
             for keyword in _MAY_BE_EMPTY:

@@ -60,7 +60,7 @@ class EvidenceVerifier:
         body: boolean, where the body is, on the fine grid.
         grid: the case's tokens.
         hu_window: HU of the intensities 0 and 1; where it begins above -600 HU, lungs can't be told from other tissue,
-            and lobes aren't checked.
+            and no heights are checked.
     """
 
     def __init__(

@@ -30,13 +30,14 @@ from monai_u2.processes import gather_from_processes, process_index
 class ValidationTable:
     """After each validation: findings named against findings there, by kind, and some reports beside their references.
 
-    Logged, and written to `validation.json` in `output_dir` (replaced each time). With several processes, each
-    has to have the handler: the first one writes the table of all cases.
+    The table is logged; table and reports are written to `validation.json` in `output_dir` (replaced each time).
+    Reports stay out of the log, as they may hold names. With several processes, each has to have the handler: the
+    first one writes the table of all cases.
 
     Args:
         labels: finding labels in the vectors' order; without any, findings aren't looked at.
         output_dir: folder of `validation.json`.
-        num_examples: number of reports to show.
+        num_examples: number of reports to write.
         report_key: key of the generated report; None where findings are predicted without a report.
         answer_key: key of the reference report.
         predicted_key: key of the finding vector of the generated report.
@@ -113,8 +114,6 @@ class ValidationTable:
                 f"{r['f1']:>7.2f}"
                 for r in rows
             ]
-        for i, example in enumerate(examples, start=1):
-            lines += [f"--- example {i}, reference:", example["reference"], "--- report:", example["report"]]
         title = f"validation of {cases} cases at epoch {engine.state.epoch}"
         if self.report_key is not None:
             title += f", {num_reports} distinct reports, {cut_off} cut off"

@@ -33,7 +33,7 @@ BLEU_ORDERS: tuple[int, ...] = (1, 2, 3, 4)
 
 
 def text_scores(reports: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
-    """ROUGE, BLEU, the paper's BLEU-1 and METEOR of each case; BERTScore takes a model, see :func:`bert_scores`.
+    """ROUGE, BLEU, the paper's BLEU-1 and METEOR of each case; BERTScore takes a model, see :class:`BertScore`.
 
     Raises:
         InputError: when a library is missing, there is no case, or the numbers of texts differ.

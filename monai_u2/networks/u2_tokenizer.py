@@ -78,7 +78,7 @@ class RefinerBlock(GradientCheckpointingLayer):
 
 
 class AggregatorBlock(GradientCheckpointingLayer):
-    """Pre-norm residual block of the query tokens: self-attention, visual tokens, the question's tokens, feed-forward.
+    """Pre-norm residual block of the query tokens: self-attention, the question's tokens, visual tokens, feed-forward.
 
     Args:
         hidden_size: width of the tokens.

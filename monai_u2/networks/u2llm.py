@@ -190,7 +190,8 @@ class U2LLM(U2LLMPreTrainedModel, GenerationMixin):
 
         Args:
             path: folder of a causal language model of `transformers`, such as Llama-3.2, Qwen3 or Phi-3.
-            config: the new model's; its `text_config` is replaced by the folder's. By default the paper's sizes.
+            config: the new model's; its `text_config` is replaced by the folder's. By default the published vision
+                tower and numbers of tokens, and :class:`U2Tokenizer`'s own defaults.
             kwargs: other arguments of `from_pretrained`, such as `dtype`.
 
         Raises:

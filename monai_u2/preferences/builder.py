@@ -67,7 +67,7 @@ class PreferenceBuilder:
         rule: pairs the others.
         preprocessing: values of the preprocessing, plain JSON types, to tell runs apart.
         num_workers: processes that load and preprocess cases; 0 for none.
-        shard: number of this process's share, see :func:`process_shard`.
+        shard: number of this process's share, see :func:`process_shard`; case i is in share `i % num_shards`.
         num_shards: number of shares.
         retry_failed: judge the samples again whose judgement has the status "failed".
 

@@ -45,7 +45,7 @@ class ReportPrompt(Transform):
 
     Args:
         tokenizer: text tokenizer with chat template and image placeholder.
-        num_image_tokens: number of placeholders, the U2Tokenizer's `num_queries`.
+        num_image_tokens: number of placeholders: the U2Tokenizer's `num_queries`, and `num_finding_tokens` more.
         max_length: the language model's context in tokens.
         max_new_tokens: tokens kept free for the answer where none is given.
     """
@@ -67,7 +67,8 @@ class ReportPrompt(Transform):
             raise InputError(f"{name} is empty; expected a text.")
         for token in self.tokenizer.all_special_tokens:
             if token in text:
-                raise InputError(f"{name} {text[:80]!r} contains the control token {token!r}; remove it.")
+                place = text.index(token)  # reports may hold names: none is quoted
+                raise InputError(f"{name} contains the control token {token!r} at character {place}; remove it.")
 
     def __call__(self, question: str, answer: str | None = None) -> dict[str, torch.Tensor]:
         """

@@ -57,8 +57,8 @@ class TokenizeTextd(MapTransform):
                 raise InputError("a text to encode is empty; expected a report.")
             if len(tokens) > self.max_length:
                 raise InputError(
-                    f"text {text[:60]!r}… has {len(tokens)} tokens, more than max_length {self.max_length}; "
-                    "raise max_length or shorten it."
+                    f"a text of {len(text)} characters has {len(tokens)} tokens, more than max_length "
+                    f"{self.max_length}; raise max_length or shorten it."
                 )
             ids.append(torch.tensor(tokens))
         d["input_ids"] = ids

@@ -19,6 +19,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
+from monai_u2.transforms import CheckScoped
+
 SHARED = (
     "spacing",
     "hu_window",
@@ -223,6 +225,16 @@ def test_ablations_switch_what_their_names_say(bundle: Path) -> None:
                 "soft" if "dts" in name else "topk",
                 "dynamic" if "dmtp" in name else "multi",
             ]
+
+
+@pytest.mark.parametrize("more", [[], ["configs/models/paper_preprocessing.json"]])
+def test_a_ct_out_of_scope_can_be_refused(bundle: Path, more: list[str]) -> None:
+    for changes, expected in (({}, "warn"), ({"on_out_of_scope": "refuse"}, "refuse")):
+        parser = ConfigParser()
+        parser.read_config([str(bundle / name) for name in ("configs/inference.json", *more)])
+        parser.update({"bundle_root": str(bundle), **changes})
+        checks = [step for step in parser.get_parsed_content("case_transforms") if isinstance(step, CheckScoped)]
+        assert [step.check.on_out_of_scope for step in checks] == [expected]
 
 
 def test_train_json_is_sft_json(bundle: Path) -> None:

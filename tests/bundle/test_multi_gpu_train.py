@@ -137,7 +137,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one(bundle: Path, root: Path) -> Path:
-    finished(train(bundle, root / "one", 1, "--micro_batch_size", "None"))
+    finished(train(bundle, root / "one", 1, "--micro_batch_size", "$None"))
     return root / "one"
 
 
@@ -196,7 +196,7 @@ def test_three_processes_share_the_weights_and_one_goes_on(bundle: Path, one: Pa
 def test_preferences_by_several_processes(bundle: Path, pairs: Path, tmp_path: Path) -> None:
     """Adapters, whose model without them is the reference, as replicas and in shards."""
     values = {**PREFERENCE_SETTINGS, "pairs": str(pairs), "dataset_dir": str(pairs.parent / "phantom")}
-    runs = {"one": (1, "--micro_batch_size", "None"), "replicas": (2,), "shards": (2, "--distribution", "full_shard")}
+    runs = {"one": (1, "--micro_batch_size", "$None"), "replicas": (2,), "shards": (2, "--distribution", "full_shard")}
     logs = {
         name: finished(train(bundle, tmp_path / name, *options, config="configs/dpo.json", values=values))
         for name, options in runs.items()

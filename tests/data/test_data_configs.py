@@ -23,6 +23,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_u2.data import CT_RATE_LABELS, DATASETS, load_records, prepare_dataset
+from monai_u2.networks import prepare_finetuning
 from tests.python_process import bundle_command, printed_by
 
 Replica = Callable[..., Path]
@@ -51,6 +52,26 @@ def test_the_same_model_in_every_stage(bundle: Path, base: str, name: str, findi
     head = network.finding_head if base == "pretrain" else network.model.finding_head
     assert (0 if head is None else head.classifier.out_features) == findings
     assert parser["max_length"] == 1024
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_preferences_train_the_language_model_alone(bundle: Path, name: str) -> None:
+    """Also of a model without finding heads, as records without findings make it."""
+    parser = ConfigParser()
+    parser.read_config([bundle / "configs" / "dpo.json", bundle / "configs" / "data" / f"{name}.json"])
+    parser.update({"bundle_root": str(bundle)})
+    with torch.device("meta"):
+        network = parser.get_parsed_content("network_def")
+    prepare_finetuning(network, *[parser.get_parsed_content(key) for key in ("lora", "frozen")])
+    trained = [key for key, value in network.named_parameters() if value.requires_grad]
+    assert trained and all(".lora_" in key for key in trained)
+
+
+def test_pretraining_asks_ct_rate_for_no_mask(bundle: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config([bundle / "configs" / "pretrain.json", bundle / "configs" / "data" / "ct_rate.json"])
+    loss = parser.get_parsed_content("train#loss").findings
+    assert (loss.patch_weight, loss.slab_weight, loss.volume_weight) == (0.0, 0.0, 1.0)
 
 
 def run_bundle(bundle: Path, run_id: str, config: str, name: str, overrides: dict[str, Any]) -> str:

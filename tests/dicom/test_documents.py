@@ -127,7 +127,21 @@ def test_a_series_without_study_gets_a_pdf_alone(series: Path, tmp_path: Path) -
     save(series, tmp_path / "out", pdf=True)
     assert names(tmp_path / "out") == {"report.pdf"}
     warned = json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
-    assert len(warned) == 1 and warned[0].startswith("report_pdf.dcm was not written: slice_0001.dcm: StudyInstanceUID")
+    assert len(warned) == 1 and warned[0].startswith("report_pdf.dcm was not written: StudyInstanceUID missing")
+
+
+@pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_names_of_files_and_folders_stay_out_of_the_report(
+    series: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    rewrite(series, lambda image: delattr(image, missing))
+    named = series.rename(series.with_name("DOE_JANE"))
+    for number, file in enumerate(sorted(named.iterdir())):
+        file.rename(named / f"doe_jane_{number}.dcm")
+    save(named, tmp_path / "out", {"series": read_series(named)[2]["series"]}, pdf=True)
+    assert names(tmp_path / "out") == {"report.pdf"}
+    written = (tmp_path / "out" / "report.json").read_text() + (tmp_path / "out" / "report.txt").read_text()
+    assert f"{missing}" in written and "doe" not in (written + caplog.text).lower()
 
 
 def test_a_segmentation_needs_evidence(series: Path, tmp_path: Path) -> None:

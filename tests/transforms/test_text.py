@@ -63,7 +63,7 @@ def test_text_longer_than_the_context(text_tokenizer: PreTrainedTokenizerBase) -
 
 
 def test_control_tokens_and_empty_texts_are_refused(prompt: ReportPrompt) -> None:
-    with pytest.raises(InputError, match="question .* contains the control token '<im_patch>'"):
+    with pytest.raises(InputError, match="question contains the control token '<im_patch>' at character"):
         prompt("What is <im_patch> here?")
     with pytest.raises(InputError, match="answer is empty"):
         prompt(QUESTION, "  ")

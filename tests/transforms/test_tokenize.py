@@ -25,7 +25,7 @@ def test_each_text_becomes_its_ids(text_tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def test_nothing_is_cut_or_left_out(text_tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(InputError, match="more than max_length 2"):
+    with pytest.raises(InputError, match="^a text of 20 characters has .* tokens, more than max_length 2"):
         TokenizeTextd("answer", text_tokenizer, max_length=2)({"answer": "The lungs are clear."})
     with pytest.raises(InputError, match="is empty"):
         TokenizeTextd("answer", text_tokenizer, max_length=2)({"answer": ""})
