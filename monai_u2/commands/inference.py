@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import textwrap
 import traceback
 import warnings
@@ -62,7 +63,7 @@ def write_report(
     """
     written = folder / "report.json"
     before = _stamp(written)
-    values |= {"bundle_root": str(root), "input_image": str(image.resolve()), "output_dir": str(folder.resolve())}
+    values |= {"bundle_root": str(root), "input_image": os.path.abspath(image), "output_dir": str(folder.resolve())}
     # a bundle without these ids works, too, where none of them is asked for
     switches = dict.fromkeys([*documents, "evidence"] if evidence else documents, True)
     run_inference(root, verbose, {key: value for key, value in values.items() if value is not None}, switches)

@@ -28,6 +28,7 @@ from monai.transforms import Compose, RandomizableTrait, reset_ops_id
 from monai.utils import ensure_tuple
 
 from monai_u2.data.cache_folder import CacheFolder, storable
+from monai_u2.data.folders import files_below
 from monai_u2.data.records import HEADER_KEYS
 from monai_u2.data.transform_description import describe_transforms, hash_description
 from monai_u2.exceptions import InputError
@@ -162,7 +163,7 @@ def _identity(value: Any) -> Any:
     if not isinstance(value, (str, os.PathLike)) or not Path(value).expanduser().exists():
         return describe_transforms([value])["transforms"]
     path = Path(value).expanduser().resolve()
-    files = sorted(path.rglob("*")) if path.is_dir() else [path, *_data_files(path)]
+    files = files_below(path) if path.is_dir() else [path, *_data_files(path)]
     stats = [(file, file.stat()) for file in files if file.is_file()]
     return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
 

@@ -256,7 +256,8 @@ def _repeated_answers(groups: Mapping[str, Sequence[_Line]]) -> list[tuple[str, 
     most = max(_REPEATED_AT_LEAST - 1, _REPEATED_SHARE * len(groups))
     findings = []
     for places in having.values():
-        patients = {str(line.record.get("patient", image)) for image, line in places}
+        told = ((image, line.record.get("patient")) for image, line in places)
+        patients = {str(image if patient in (None, "") else patient) for image, patient in told}
         if len(patients) > most:
             image, first = places[0]
             numbers = [line.number for _, line in places]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,8 @@ _SAVE_ITK_VOLUME = (
     "itk.imwrite(volume, 'volume{suffix}') (NumPy's axis 0 is this axis; check left and right: ITK takes them as LPS)"
 )
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SIZE_TOLERANCE = 0.01  # relative
+_ZLIB_OR_GZIP = 47  # window bits of zlib that take both
 
 
 @dataclass(frozen=True)
@@ -199,8 +202,21 @@ def _read_nifti(path: Path, volume_index: int | None = None) -> CTVolume:
 def _nifti_warnings(header: Any) -> list[str]:
     import nibabel as nib
 
-    qform, qcode = header.get_qform(coded=True)
     sform, scode = header.get_sform(coded=True)
+    try:
+        qform, qcode = header.get_qform(coded=True)
+    except (ValueError, nib.spatialimages.HeaderDataError):  # a quaternion rounded to more than a unit
+        if not scode:
+            raise
+        return ["the NIfTI header's qform can't be read: sform was used"]
+    if scode:
+        sizes, told = nib.affines.voxel_sizes(sform), np.array(header.get_zooms()[:3])
+        if not np.allclose(sizes, told, rtol=_SIZE_TOLERANCE):
+            shown = [" × ".join(f"{size:.3g}" for size in three) for three in (sizes, told)]
+            return [
+                f"the NIfTI header's two voxel sizes differ (sform {shown[0]} mm, pixdim {shown[1]} mm): sform was "
+                "used, and sizes may be wrong"
+            ]
     if not qcode and not scode:
         return [
             "the NIfTI header says nothing about orientation (sform and qform codes are 0): "
@@ -214,6 +230,41 @@ def _nifti_warnings(header: Any) -> list[str]:
                 "and left and right may be swapped"
             ]
     return []
+
+
+def _check_compressed_metaimage(path: Path, num_bytes: int) -> None:
+    """Refuse a MetaImage whose compressed voxels aren't whole: ITK gives what lies in memory in their place."""
+    header: dict[str, str] = {}
+    with path.open("rb") as file:
+        for line in file:
+            key, _, value = re.sub(rb"[=:]", b"\0", line, count=1).partition(b"\0")
+            header[key.strip().decode("latin-1")] = value.strip().decode("latin-1")
+            if "ElementDataFile" in header:  # the header's last line
+                break
+        start = file.tell()
+    if header.get("CompressedData", "").lower() not in ("true", "1"):
+        return
+    name = header.get("ElementDataFile", "")
+    is_local = name.upper() == "LOCAL"
+    data = path if is_local else path.parent / name
+    if not data.is_file():
+        return  # a list or a pattern, or missing, as ITK says then
+    size, unpacker = 0, zlib.decompressobj(_ZLIB_OR_GZIP)
+    problem = "" if header.get("CompressedDataSize", "").isdigit() else "CompressedDataSize is missing"
+    try:
+        with data.open("rb") as stream:
+            stream.seek(start if is_local else 0)
+            while not problem and not unpacker.eof and (chunk := stream.read(1 << 20)):
+                size += len(unpacker.decompress(chunk))
+    except zlib.error:
+        problem = "its compressed voxels are damaged"
+    if not problem and (not unpacker.eof or size != num_bytes):
+        problem = f"its compressed voxels are {size} bytes{'' if unpacker.eof else ', cut off'}"
+    if problem:
+        raise InputError(
+            f"{path.name}: can't be read as metaimage: {problem}; expected {num_bytes} bytes of voxels and their "
+            "compressed size in the header. Copy it again, or convert it."
+        )
 
 
 def _read_itk(path: Path, source: str) -> CTVolume:
@@ -232,6 +283,8 @@ def _read_itk(path: Path, source: str) -> CTVolume:
                 f"{path.name}: {image_io.GetNumberOfComponents()} values a voxel (color or complex); "
                 "expected one number in HU each. Give the CT itself."
             )
+        if source == "metaimage":
+            _check_compressed_metaimage(path, int(image_io.GetImageSizeInBytes()))
         image = itk.imread(str(path))
         array = itk.array_from_image(image)
     except InputError:

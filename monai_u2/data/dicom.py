@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_u2.data.dicom_frames import Frame, frames_of, stack_frames
+from monai_u2.data.folders import files_below
 from monai_u2.exceptions import InputError, SeriesReferenceError
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ _CODECS = {
     "1.2.840.10008.1.2.5": "pylibjpeg pylibjpeg-rle",
 }
 _CT_IMAGE_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+# screenshots such as dose reports, and segmentations: images, but no scans
+_DERIVED_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.66.4")
+_PREAMBLE = 128
 _SCAN_TAGS = [
     "SOPClassUID",
     "SeriesInstanceUID",
@@ -77,6 +81,7 @@ class SeriesInfo:
         patient: a digest that tells patients apart, never a name or id.
         study: a digest that tells studies apart ("" where the files don't name theirs).
         is_localizer: every image is a localizer (scout).
+        is_derived: every image is a screenshot (secondary capture), such as a dose report, or a segmentation.
         files: the files, sorted by name.
     """
 
@@ -88,6 +93,7 @@ class SeriesInfo:
     patient: str
     study: str
     is_localizer: bool
+    is_derived: bool
     files: tuple[Path, ...]
 
 
@@ -231,13 +237,14 @@ def _scan(root: Path) -> list[tuple[Path, Dataset]]:
 
     found: list[tuple[Path, Dataset]] = []
     broken: list[Path] = []
-    for file in [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file()):
-        if file.name == "DICOMDIR" or (file.name.startswith("._") and file != root):  # macOS writes "._name" files
+    for file in [root] if root.is_file() else files_below(root):
+        is_directory = file.name.partition(";")[0].rstrip(".").upper() == "DICOMDIR"  # as discs are mounted: dicomdir;1
+        if is_directory or (file.name.startswith("._") and file != root):  # macOS writes "._name" files
             continue
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SCAN_TAGS)
         except InvalidDicomError:
-            if file.suffix.lower() == ".dcm":
+            if _looks_like_dicom(file):
                 broken.append(file)
             else:
                 logger.debug("a file of the folder is not DICOM and was passed over")
@@ -254,6 +261,26 @@ def _scan(root: Path) -> list[tuple[Path, Dataset]]:
             "Copy or export the series again, or take what doesn't belong to it out of the folder."
         )
     return found
+
+
+def _looks_like_dicom(file: Path) -> bool:
+    """Tell whether a file that pydicom can't read was meant to be DICOM: of that suffix, or named as discs and archives
+    name slices (IM0005, 1.2.840.5) and empty, begun with zeros as a preamble is, or without that preamble."""
+    import pydicom
+
+    if file.suffix.lower() == ".dcm":
+        return True
+    if file.name.startswith(".") or file.suffix[1:].isalpha():
+        return False
+    with file.open("rb") as stream:
+        if not stream.read(_PREAMBLE).strip(b"\0"):
+            return True
+    try:
+        return "SOPClassUID" in pydicom.dcmread(
+            file, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"]
+        )
+    except Exception:  # pydicom raises nearly anything on what isn't DICOM
+        return False
 
 
 def _is_cut_off(header: Dataset) -> bool:
@@ -276,6 +303,18 @@ def _is_localizer(header: Dataset) -> bool:
     return "LOCALIZER" in [str(value).upper() for value in header.get("ImageType") or []]
 
 
+def _is_derived(header: Dataset) -> bool:
+    sop_class = str(header.get("SOPClassUID", ""))
+    return any(sop_class == one or sop_class.startswith(f"{one}.") for one in _DERIVED_CLASSES)
+
+
+def _patient(header: Dataset) -> tuple[str, str]:
+    """PatientID and PatientName, the name without the empty components at its end, which DICOM lets writers omit."""
+    groups = str(header.get("PatientName") or "").split("=")
+    groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in groups]
+    return str(header.get("PatientID") or "").strip(), "=".join(groups).rstrip("=")
+
+
 def _describe_series(uid: str, items: Sequence[tuple[Path, Dataset]]) -> SeriesInfo:
     images = [header for _, header in items if "Rows" in header]
     first = images[0] if images else items[0][1]
@@ -285,9 +324,10 @@ def _describe_series(uid: str, items: Sequence[tuple[Path, Dataset]]) -> SeriesI
         num_files=len(items),
         num_images=sum(int(header.get("NumberOfFrames") or 1) for header in images),
         description=str(first.get("SeriesDescription") or ""),
-        patient=_digest(f"{first.get('PatientID', '')}|{first.get('PatientName', '')}".encode()),
+        patient=_digest("|".join(_patient(first)).encode()),
         study=_digest(str(first.StudyInstanceUID).encode()) if first.get("StudyInstanceUID") else "",
         is_localizer=bool(images) and all(_is_localizer(header) for header in images),
+        is_derived=bool(images) and all(_is_derived(header) for header in images),
         files=tuple(file for file, _ in items),
     )
 
@@ -304,7 +344,7 @@ def _select_series(root: Path, found: Sequence[SeriesInfo], series_uid: str | No
         if not chosen:
             raise InputError(f"{root.name}: no series {series_uid!r} in it; expected one of\n{_table(images)}")
     else:
-        chosen = [one for one in images if not one.is_localizer]
+        chosen = [one for one in images if not (one.is_localizer or one.is_derived)]
         if len(chosen) > 1:
             num_patients = len({one.patient for one in chosen})
             raise InputError(
@@ -312,12 +352,13 @@ def _select_series(root: Path, found: Sequence[SeriesInfo], series_uid: str | No
                 f"one series. Choose it:\n{_table(chosen)}"
             )
         if not chosen:
-            what = "only localizers (scouts)" if images else "no images"
+            what = "only localizers (scouts), screenshots or segmentations" if images else "no images"
             raise InputError(f"{root.name}: its DICOM files are {what}; expected the slices of one CT series.")
         warnings = [
-            f"a localizer series of {one.num_images} image(s) in the folder was left out"
+            f"a {'localizer series' if one.is_localizer else 'series of screenshots or segmentations'} of "
+            f"{one.num_images} image(s) in the folder was left out"
             for one in images
-            if one.is_localizer
+            if one is not chosen[0]
         ]
     if chosen[0].modality != "CT":
         raise InputError(
@@ -354,7 +395,7 @@ def _read_datasets(series: SeriesInfo, with_pixels: bool) -> tuple[dict[Path, Da
             f"{_names(without_pixels)}: no pixel data, so the series has a hole; expected them in every slice. "
             "The files may be cut off: copy or export the series again."
         )
-    patients = {(str(one.get("PatientID", "")), str(one.get("PatientName", ""))) for one in datasets.values()}
+    patients = {_patient(one) for one in datasets.values()}
     if len(patients) > 1:
         raise InputError(
             f"{series.files[0].parent.name}: the series' slices belong to {len(patients)} patients (PatientID and "

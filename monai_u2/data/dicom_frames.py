@@ -103,6 +103,13 @@ def _frame(file: Path, index: int, groups: Sequence[Dataset], dataset: Dataset) 
     kind = str(value("RescaleType", "PixelValueTransformationSequence") or "HU").upper()
     if kind not in ("HU", "US"):  # "US" is unspecified, what many scanners write for HU
         raise InputError(f"{where}: RescaleType is {kind}; expected HU. Give the CT itself, not a map made from it.")
+    slope = float(required("RescaleSlope", "PixelValueTransformationSequence", "HU"))
+    intercept = float(required("RescaleIntercept", "PixelValueTransformationSequence", "HU"))
+    if not (np.isfinite(slope) and slope and np.isfinite(intercept)):
+        raise InputError(
+            f"{where}: RescaleSlope is {slope:g}, RescaleIntercept {intercept:g}; expected numbers that give HU, the "
+            "slope not 0. Export the series again."
+        )
     return Frame(
         file=file,
         index=index,
@@ -110,8 +117,8 @@ def _frame(file: Path, index: int, groups: Sequence[Dataset], dataset: Dataset) 
         orientation=rows / np.linalg.norm(rows, axis=1, keepdims=True),
         pixel_spacing=spacing,
         size=(int(dataset.Rows), int(dataset.Columns)),
-        slope=float(required("RescaleSlope", "PixelValueTransformationSequence", "HU")),
-        intercept=float(required("RescaleIntercept", "PixelValueTransformationSequence", "HU")),
+        slope=slope,
+        intercept=intercept,
     )
 
 

@@ -50,7 +50,8 @@ def select_ct_series(folder: str | Path) -> SeriesInfo:
                 f"the study's DICOM files belong to {number} {what} ({keyword} differs); expected one study of "
                 "one patient, so that the report is filed where it belongs. Give each study a folder of its own."
             )
-    chosen = [one for one in found if one.modality == "CT" and one.num_images and not one.is_localizer]
+    images = [one for one in found if one.modality == "CT" and one.num_images]
+    chosen = [one for one in images if not (one.is_localizer or one.is_derived)]
     if len(chosen) != 1:
         raise InputError(
             f"the study has {len(chosen) or 'no'} CT series; expected one, as a report describes one. "
@@ -70,7 +71,8 @@ def select_ct_series(folder: str | Path) -> SeriesInfo:
 def _described(series: Sequence[SeriesInfo]) -> str:
     """Modality and size of series, never a UID or a description."""
     return ", ".join(
-        f"{one.modality} {'localizer ' if one.is_localizer else ''}of {one.num_images} slices"
+        f"{one.modality} {'localizer ' if one.is_localizer else ''}of {one.num_images} "
+        f"{'screenshots or segments' if one.is_derived else 'slices'}"
         if one.num_images
         else f"{one.modality} without images"
         for one in series

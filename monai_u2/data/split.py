@@ -110,7 +110,7 @@ def _groups(lines: Iterable[RecordLine], folder: Path, by: str | None) -> dict[s
     keys = {}
     for line in lines:
         names = [f"image {os.path.relpath(line.record['image'], folder)}"]
-        names += [f"{key} {line.record[key]}" for key in ("patient", by) if key in line.record]
+        names += [f"{key} {line.record[key]}" for key in ("patient", by) if line.record.get(key) not in (None, "")]
         keys[line.number] = names[0]
         for name in names:
             first, second = sorted((root(names[0]), root(name)))

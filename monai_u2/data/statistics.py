@@ -69,7 +69,7 @@ def record_statistics(path: str | Path, *, workers: int = 1, progress: bool = Fa
             bar.update()
     readable = [measured for measured in geometry if "reason" not in measured]
     labeled = [case["findings"] for case in cases if "findings" in case]
-    patients = {str(case["patient"]) for case in cases if "patient" in case}
+    patients = {str(case["patient"]) for case in cases if case.get("patient") not in (None, "")}
     return {
         "num_records": len(records),
         "num_images": len(cases),

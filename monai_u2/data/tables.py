@@ -16,11 +16,11 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_u2.data.folders import files_below
 from monai_u2.exceptions import InputError
 
 _MAX_FIELD = 1 << 24  # characters; the csv module's own limit is below some reports
@@ -101,16 +101,12 @@ def list_files(folder: Path, suffix: str) -> dict[str, str]:
         InputError: when two files have one name.
     """
     files: dict[str, str] = {}
-    for parent, folders, names in os.walk(folder.absolute()):
-        folders.sort()
-        for name in names:
-            if not name.endswith(suffix) or name.startswith("."):
-                continue
-            path = os.path.join(parent, name)
-            if files.setdefault(name, path) != path:
-                raise InputError(
-                    f"{path}: there is another file of this name, {files[name]}; expected one. Remove one."
-                )
+    for file in files_below(folder.absolute()):
+        name, path = file.name, str(file)
+        if not name.endswith(suffix) or name.startswith("."):
+            continue
+        if files.setdefault(name, path) != path:
+            raise InputError(f"{path}: there is another file of this name, {files[name]}; expected one. Remove one.")
     return dict(sorted(files.items()))
 
 

@@ -65,7 +65,10 @@ class SourceSeries:
             SeriesReferenceError: a file without the UIDs that say where it belongs, or with texts that can't be
                 decoded.
         """
+        from pydicom.valuerep import DA, TM
+
         found = read_headers(path, series_uid)
+        unusable: set[str] = set()
         for file, header in found.files.items():
             missing = [keyword for keyword in _REQUIRED if not header.get(keyword)]
             if missing:
@@ -87,8 +90,16 @@ class SourceSeries:
                 if keyword not in header:
                     setattr(header, keyword, "")
             if header.PatientSex not in (*_SEXES, None):
-                logger.warning("the series' PatientSex is none of DICOM's values and was left out of the documents")
+                unusable.add("PatientSex")
                 header.PatientSex = ""
+            for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+                try:  # as a birth date without a day, 19500000
+                    kind(header[keyword].value or "")
+                except (ValueError, TypeError):
+                    unusable.add(keyword)
+                    setattr(header, keyword, "")
+        for keyword in sorted(unusable):
+            logger.warning("the series' %s is no value of DICOM's and was left out of the documents", keyword)
         return cls(list(found.files.values()), found.frames, found.affine, found.series)
 
     def reference(self, slice_index: int) -> tuple[Dataset, int | None]:

@@ -288,7 +288,7 @@ def one_dicom_slice(folder: Path) -> Path:
         (truncated_before_packing, r"ct\.nii\.gz: can't be read as NIfTI .*It may be cut off"),
         (empty, r"ct\.nii\.gz: can't be read as NIfTI .*It may be cut off"),
         (truncated_nii, r"ct\.nii: can't be read as NIfTI .*It may be cut off"),
-        (truncated_mha, r"ct\.mha: can't be read as metaimage .*It may be cut off"),
+        (truncated_mha, r"ct\.mha: can't be read as metaimage: .* are 892 bytes, cut off; expected 1008"),
         (text_nrrd, r"ct\.nrrd: not a nrrd file, whatever its suffix says"),
         (two_d, r"ct\.nii\.gz: 2-D image of shape \(9, 8\); expected a 3-D volume"),
         (one_slice, r"ct\.nii\.gz: 2-D image of shape \(9, 8, 1\); expected a 3-D volume"),
@@ -327,3 +327,51 @@ def test_one_volume_is_read_at_a_time(tmp_path: Path) -> None:
 def test_suffixes(tmp_path: Path) -> None:
     assert CTReader().verify_suffix([tmp_path, "A.NII.GZ", "b.mha"])
     assert not CTReader().verify_suffix("a.png")
+
+
+def flip_a_byte(content: bytes) -> bytes:
+    place = len(content) - 200
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+
+
+def leave_a_hole(content: bytes) -> bytes:
+    return content[:-300] + b"\0" * 300
+
+
+def leave_out_the_size(content: bytes) -> bytes:
+    return re.sub(rb"CompressedDataSize = \d+\n", b"", content)
+
+
+@pytest.mark.parametrize("name", ["ct.mha", "ct.mhd"])
+@pytest.mark.parametrize("damage", [flip_a_byte, leave_a_hole, leave_out_the_size])
+def test_damaged_voxels_of_a_compressed_metaimage_are_refused(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    """ITK gives what lies in memory in their place."""
+    file = write_itk(tmp_path / name, example())
+    damaged = file if name == "ct.mha" or damage is leave_out_the_size else tmp_path / "ct.zraw"
+    content = damaged.read_bytes()
+    damaged.write_bytes(damage(content))
+    assert damaged.read_bytes() != content
+    with pytest.raises(InputError, match="can't be read as metaimage: .*Copy it again"):
+        CTReader().read(file)
+
+
+def test_two_voxel_sizes_are_said(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(example(), AFFINE)
+    image.header.set_zooms([0.7, 0.7, 5.0])
+    nib.save(image, tmp_path / "ct.nii")
+    header = nib.load(tmp_path / "ct.nii").header
+    assert not np.allclose(header.get_zooms(), nib.affines.voxel_sizes(header.get_sform()))
+    (warned,) = CTReader().read(tmp_path / "ct.nii").warnings
+    assert "two voxel sizes differ" in warned and "sform was used" in warned
+
+
+def test_a_rounded_quaternion_is_no_obstacle(tmp_path: Path) -> None:
+    file = write_nifti(tmp_path / "ct.nii", example())
+    content = bytearray(file.read_bytes())
+    content[252:254] = np.int16(1).tobytes()  # qform_code
+    content[256:268] = np.array([0.8, 0.6001, 0.0], np.float32).tobytes()  # a little more than a unit
+    file.write_bytes(content)
+    (warned,) = CTReader().read(file).warnings
+    assert "qform can't be read: sform was used" in warned

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -327,3 +328,85 @@ def test_real_jpeg2000_series_agrees_with_itk() -> None:
     origin = np.diag([-1, -1, 1]) @ np.array(lowest.GetOrigin())
     np.testing.assert_allclose(affine[:3, 3], origin)
     np.testing.assert_allclose(np.diag(affine), [-0.9765625, -0.9765625, 2.0, 1.0])
+
+
+def make_empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def cut_in_the_preamble(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def fill_with_zeros(file: Path) -> None:
+    file.write_bytes(b"\0" * file.stat().st_size)
+
+
+def take_off_the_preamble(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[132:])
+
+
+@pytest.mark.parametrize("damage", [make_empty, cut_in_the_preamble, fill_with_zeros, take_off_the_preamble])
+def test_a_damaged_last_slice_is_no_foreign_file(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """As names of discs and archives have no .dcm, what is damaged must not pass for what isn't DICOM."""
+    hu, affine = example()
+    write_dicom_series(hu, affine, tmp_path)
+    for number, file in enumerate(sorted(tmp_path.iterdir())):
+        file = file.rename(tmp_path / f"IM{number:04d}")
+    (tmp_path / "VERSION").write_text("7")
+    (tmp_path / ".hidden").write_text("")
+    assert read_series(tmp_path)[0].shape == SHAPE
+    damage(file)
+    with pytest.raises(InputError, match="IM0004: can't be read as DICOM"):
+        read_series(tmp_path)
+
+
+def test_slices_behind_links_are_read_once(tmp_path: Path) -> None:
+    hu, affine = example()
+    write_dicom_series(hu, affine, tmp_path / "all")
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "linked").symlink_to(tmp_path / "all")
+    (tmp_path / "series" / "again").symlink_to(tmp_path / "all")
+    (tmp_path / "all" / "above").symlink_to(tmp_path / "series")
+    np.testing.assert_array_equal(read_series(tmp_path / "series")[0], hu)
+
+
+def test_the_directory_of_a_disc_is_passed_over(tmp_path: Path) -> None:
+    hu, affine = example()
+    write_dicom_series(hu, affine, tmp_path)
+    (tmp_path / "dicomdir.;1").write_bytes(b"\0" * 128 + b"DICM")
+    np.testing.assert_array_equal(read_series(tmp_path)[0], hu)
+
+
+def test_screenshots_and_segmentations_are_left_out(tmp_path: Path) -> None:
+    hu, affine = example()
+    write_dicom_series(hu, affine, tmp_path / "ct")
+    uids = {"SeriesInstanceUID": "1.2.3", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2"}
+    write_dicom_series(hu, affine, tmp_path / "dose")
+    edit(tmp_path / "dose", **uids)
+    volume, _, info = read_series(tmp_path)
+    np.testing.assert_array_equal(volume, hu)
+    assert info["warnings"] == ["a series of screenshots or segmentations of 5 image(s) in the folder was left out"]
+    with pytest.raises(InputError, match="only localizers"):
+        read_series(tmp_path / "dose")
+
+
+def test_names_that_differ_in_empty_components_are_one_patient(tmp_path: Path) -> None:
+    hu, affine = example()
+    write_dicom_series(hu, affine, tmp_path)
+    first, second, *_ = sorted(tmp_path.iterdir())
+    edit(tmp_path, PatientName="Doe^Jane")
+    edit(first, PatientName="Doe^Jane^^^")
+    edit(second, PatientName="Doe^Jane=")
+    np.testing.assert_array_equal(read_series(tmp_path)[0], hu)
+    edit(first, PatientName="Doe^^Jane")
+    with pytest.raises(InputError, match="belong to 2 patients"):
+        read_series(tmp_path)
+
+
+def test_a_slope_of_zero_is_refused(tmp_path: Path) -> None:
+    hu, affine = example()
+    write_dicom_series(hu, affine, tmp_path)
+    edit(sorted(tmp_path.iterdir())[2], RescaleSlope=0)
+    with pytest.raises(InputError, match="RescaleSlope is 0"):
+        read_series(tmp_path)

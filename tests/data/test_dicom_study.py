@@ -98,3 +98,11 @@ def test_no_folder_and_an_empty_one_are_refused(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     with pytest.raises(InputError, match="no such folder; expected one with the DICOM files of a study"):
         select_ct_series(tmp_path)
+
+
+def test_a_dose_reports_screenshots_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "ct", StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1", PatientName="Doe^Jane")
+    uids = {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.2", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}
+    write(tmp_path / "dose", **uids, PatientName="Doe^Jane^^^")
+    assert select_ct_series(tmp_path).uid == "1.2.1"
+    assert "passed over: CT of 3 screenshots or segments" in caplog.text

@@ -169,3 +169,9 @@ def test_a_broken_line_is_refused(tmp_path: Path) -> None:
     source.write_text(source.read_text() + "{\n")
     with pytest.raises(InputError, match="line 61: is not JSON"):
         split_records(source, tmp_path / "out")
+
+
+def test_null_patients_are_not_one_patient(tmp_path: Path) -> None:
+    records = [record | {"patient": None} for record in records_of(40, images=1, questions=1)]
+    counts = split_records(write(tmp_path / "records.jsonl", records), tmp_path / "out")
+    assert {name: part["groups"] for name, part in counts.items()} == {"train": 32, "validation": 4, "test": 4}

@@ -82,3 +82,13 @@ def test_files_and_paths(tmp_path: Path) -> None:
     assert find_path(tmp_path, ["c", "b"], "folder") == tmp_path / "b"
     with pytest.raises(InputError, match="has no folder of images; expected c or d in it"):
         find_path(tmp_path, ["c", "d"], "folder of images")
+
+
+def test_files_behind_linked_folders_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.nii.gz").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "linked" / "loop").symlink_to(tmp_path / "data")
+    expected = {"a.nii.gz": str(tmp_path / "data" / "linked" / "a.nii.gz")}
+    assert list_files(tmp_path / "data", ".nii.gz") == expected

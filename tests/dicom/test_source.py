@@ -74,3 +74,19 @@ def test_a_file_without_study_is_named(series: Path) -> None:
     rewrite(series, lambda image: delattr(image, "StudyInstanceUID"))
     with pytest.raises(InputError, match=r"slice_0001.dcm: StudyInstanceUID missing.*Export the series again"):
         SourceSeries.read(series)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("PatientBirthDate", "19500000"), ("PatientBirthDate", "1950-01-01"), ("StudyTime", "10:10:10")],
+)
+def test_dates_that_are_none_are_left_out(
+    series: Path, make_document: MakeDocument, caplog: pytest.LogCaptureFixture, keyword: str, value: str
+) -> None:
+    def set_value(image: pydicom.Dataset) -> None:
+        image[keyword] = pydicom.DataElement(image[keyword].tag, image[keyword].VR, value, validation_mode=0)
+
+    rewrite(series, set_value)
+    written = structured_report(make_document(), SourceSeries.read(series))
+    assert not written[keyword].value
+    assert caplog.text.count(keyword) == 1 and value not in caplog.text

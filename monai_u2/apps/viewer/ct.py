@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -31,7 +32,7 @@ PREVIEW_VOXELS = 2_500_000
 
 def remember_image(folder: Path, image: Path, series_uid: str | None = None) -> None:
     """Write beside a report where its CT lies, so that :func:`remembered_image` finds it."""
-    content = {"image": str(image.resolve()), "series_uid": series_uid}
+    content = {"image": os.path.abspath(image), "series_uid": series_uid}
     (folder / IMAGE_FILE).write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
