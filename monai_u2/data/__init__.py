@@ -40,6 +40,7 @@ _NAMES: dict[str, str] = {
     "conversation_lengths": "mixture",
     "ct_rate": "ct_rate",
     "describe_transforms": "transform_description",
+    "hash_description": "transform_description",
     "count_words": "language",
     "detect_language": "language",
     "generate_phantoms": "phantom.dataset",

@@ -17,7 +17,7 @@ import logging
 import os
 from typing import Any
 
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines import Evaluator, Trainer
 
 from monai_u2.engines.inspection import save_for_inspection, with_file
@@ -74,16 +74,20 @@ def run_training(
 
 def _run(trainer: Trainer, evaluator: Evaluator, val_interval: int, checkpoints: TrainingCheckpoints | None) -> None:
     state = trainer.state
+    whole = [state.epoch]
     if state.iteration < state.max_epochs * state.epoch_length:
+        # a handler that ends the training in an epoch's last step takes the end of the epoch away, too
+        count = trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: whole.append(state.epoch))
         trainer.run()
+        count.remove()
     else:
         logger.warning("all %d epochs are trained; give a larger --max_epochs to go on.", state.epoch)
-    if state.iteration % state.epoch_length:
+    if state.iteration % state.epoch_length or state.epoch not in whole:
         logger.warning(
             "epoch %d was ended after %d of %d steps and isn't validated; the model is that of the best validation "
             "before, where there was one.",
             state.epoch,
-            state.iteration % state.epoch_length,
+            state.iteration % state.epoch_length or state.epoch_length,
             state.epoch_length,
         )
     elif state.epoch % val_interval:

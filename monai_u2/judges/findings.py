@@ -13,9 +13,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from monai_u2.data.fingerprint import fingerprint
 from monai_u2.exceptions import InputError
@@ -31,6 +34,22 @@ _DEGREES = {
     **dict.fromkeys(("large", "severe", "marked", "massive"), 3),
 }
 _DEGREE = re.compile(rf"\b(?:{'|'.join(_DEGREES)})\b", re.IGNORECASE)
+
+
+def _rules_of(parser: Callable[..., Any]) -> Any:
+    """JSON value that tells parsers apart: labels of a list, the name of this package's parsers, the code of others."""
+    if isinstance(parser, FindingList):
+        return list(parser.labels)
+    if isinstance(parser, functools.partial):
+        return [_rules_of(parser.func), repr(parser.args), repr(sorted(parser.keywords.items()))]
+    defined = parser if hasattr(parser, "__qualname__") else type(parser)
+    name = f"{getattr(defined, '__module__', '')}.{defined.__qualname__}"
+    if name.startswith("monai_u2."):
+        return name
+    try:
+        return [name, inspect.getsource(defined)]
+    except (OSError, TypeError):  # of what was typed in, or compiled
+        return name
 
 
 class FindingsJudge(Judge):
@@ -70,11 +89,14 @@ class FindingsJudge(Judge):
         size_tolerance: float = 0.25,
     ) -> None:
         if (parser is None) == (labels is None):
-            raise InputError("FindingsJudge needs either a parser or a list of labels, not both; give one of them.")
+            raise InputError(
+                f"FindingsJudge has {'neither a parser nor' if parser is None else 'both a parser and'} a list of "
+                "labels; expected one of them. Give it, or where no parser reads the reports another judge, such as "
+                "configs/judges/chat.json or green.json."
+            )
         self.parser = FindingList(labels) if parser is None else parser
         self.size_tolerance = size_tolerance
-        rules = list(labels) if parser is None else getattr(parser, "__qualname__", type(parser).__qualname__)
-        self.version = f"1+{fingerprint(rules, size_tolerance)[:8]}"
+        self.version = f"1+{fingerprint(_rules_of(self.parser), size_tolerance)[:8]}"
 
     def reason_not_to_judge(self, references: Sequence[str]) -> str | None:
         """No reference states a finding that the parser reads: any text in which it reads none would score 1."""

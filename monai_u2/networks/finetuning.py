@@ -28,6 +28,10 @@ from monai_u2.networks.parallel import full_state, unwrapped, whole_tensor
 LANGUAGE_MODEL = "model.language_model"
 # options of LoRA that change more than a weight by a product of two matrices
 _REFUSED = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices")
+# adapters go into layers by their full names, so that PEFT doesn't look at these
+_WITHOUT_EFFECT = ("layers_to_transform", "layers_pattern")
+# the others change the model's own weights, or what it computes at the first step
+_INITIALIZATIONS = (True, "gaussian", "orthogonal")
 
 
 def prepare_finetuning(
@@ -36,6 +40,7 @@ def prepare_finetuning(
     frozen: Sequence[str] | str | None = (),
     activation_checkpointing: bool = False,
     frozen_precision: str = "float32",
+    frozen_statistics: bool = False,
 ) -> nn.Module:
     """Choose what of a model is trained, and how.
 
@@ -50,6 +55,8 @@ def prepare_finetuning(
             backward pass, in place of holding them.
         frozen_precision: `"float32"`, or `"bfloat16"` to hold a language model of which adapters alone are trained in
             half the memory.
+        frozen_statistics: whether batch normalization keeps its running statistics and uses them, in every part: as the
+            reference of preference optimization does.
 
     Returns:
         The network.
@@ -67,6 +74,10 @@ def prepare_finetuning(
         _freeze(network, pattern)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InputError(f"frozen {frozen!r} leaves nothing to train; leave a part of the model out of it.")
+    if frozen_statistics:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.register_forward_pre_hook(_stay_in_evaluation_mode)
     if frozen_precision != "float32":
         _hold_frozen_in(network, frozen_precision)
     if activation_checkpointing:
@@ -112,9 +123,10 @@ def _hold_frozen_in(network: nn.Module, precision: str) -> None:
 
 def _stay_in_evaluation_mode(module: nn.Module, inputs: Any) -> None:
     if module.training:
-        for inner in module.modules():
-            # of a layer itself, the mode decides alone whether its activations are computed again
-            inner.training = isinstance(inner, GradientCheckpointingLayer)
+        for name, inner in module.named_modules():
+            if "lora_dropout" not in name:  # adapters are trained
+                # of a layer itself, the mode decides alone whether its activations are computed again
+                inner.training = isinstance(inner, GradientCheckpointingLayer)
 
 
 def _add_lora(network: nn.Module, options: dict[str, Any]) -> None:
@@ -125,6 +137,16 @@ def _add_lora(network: nn.Module, options: dict[str, Any]) -> None:
         raise InputError(
             f"lora: {', '.join(refused)} can't be merged into model.pt; expected low-rank adapters alone. Leave "
             f"{'it' if len(refused) == 1 else 'them'} out."
+        )
+    if unused := [name for name in _WITHOUT_EFFECT if options.get(name) is not None]:
+        raise InputError(
+            f"lora: {', '.join(unused)} would have no effect; expected target_modules, whose layers all get adapters. "
+            f"Leave {'it' if len(unused) == 1 else 'them'} out."
+        )
+    if options.get("init_lora_weights", True) not in _INITIALIZATIONS:
+        raise InputError(
+            f"lora: init_lora_weights is {options['init_lora_weights']!r}; expected one of "
+            f"{', '.join(map(repr, _INITIALIZATIONS))}, with which the model is at first what it was without adapters."
         )
     targets = options.get("target_modules") or ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"]
     names = [targets] if isinstance(targets, str) else list(targets)

@@ -123,9 +123,12 @@ class PreferenceBuilder:
             path of the pairs; None while other shares aren't done.
 
         Raises:
-            InputError: when `output_dir` holds samples of other settings, the judge can't be reached (what is done is
+            InputError: when the judge's scores would say nothing of the cases, see :meth:`Judge.reason_not_to_judge`;
+                when `output_dir` holds samples of other settings, the judge can't be reached (what is done is
                 kept), or no case gives a pair.
         """
+        if reason := self.judge.reason_not_to_judge([case["answer"] for case in self.cases.values()]):
+            raise InputError(f"{reason}.")
         check_settings(self.output_dir, self.settings, "samples")
         own = list(self.cases)[self.shard :: self.num_shards]
         samples = Journal(self.output_dir, "samples", self.shard)

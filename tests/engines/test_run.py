@@ -67,6 +67,17 @@ def test_an_epoch_that_was_ended_within_is_not_validated(tmp_path: Path, caplog:
     assert "epoch 2 was ended after 1 of 2 steps and isn't validated" in caplog.text
 
 
+def test_an_epoch_that_was_ended_in_its_last_step_is_not_validated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, evaluator = engines(max_epochs=3)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), lambda engine: engine.terminate())
+    with caplog.at_level(logging.WARNING):
+        run_training(trainer, evaluator, 1, tmp_path)
+    assert trainer.state.iteration == 4
+    assert "epoch 2 was ended after 2 of 2 steps and isn't validated" in caplog.text
+
+
 def test_a_finished_training_is_not_started_again(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     trainer, evaluator = engines(max_epochs=3)
     trainer.load_state_dict({"iteration": 6, "epoch_length": 2, "max_epochs": 3})

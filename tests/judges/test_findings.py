@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 
 from monai_u2.data.phantom import FINDING_LABELS, draw_case, parse_findings, write_report
 from monai_u2.exceptions import InputError
-from monai_u2.judges import FindingsJudge
+from monai_u2.judges import FindingList, FindingsJudge
 
 JUDGE = FindingsJudge(parse_findings)
 COUNTS = (
@@ -119,9 +120,33 @@ def test_the_version_tells_rules_apart() -> None:
     assert FindingsJudge(parse_findings).version == JUDGE.version
 
 
+def test_the_version_tells_parsers_apart() -> None:
+    nodule, effusion = FindingList(["nodule"]), FindingList(["pleural effusion, right"])
+
+    def mine(text: str) -> list[str]:
+        return [text]
+
+    first = mine
+
+    def mine(text: str) -> list[str]:
+        return [text.lower()]
+
+    parsers = (
+        nodule,
+        effusion,
+        functools.partial(str.split, sep="a"),
+        functools.partial(str.split, sep="b"),
+        first,
+        mine,
+    )
+    assert len({FindingsJudge(parser).version for parser in parsers}) == len(parsers)
+    assert FindingsJudge(FindingList(["nodule"])).version == FindingsJudge(labels=["nodule"]).version
+    assert FindingsJudge(parse_findings).version == FindingsJudge(parse_findings).version
+
+
 @pytest.mark.parametrize("arguments", [{}, {"parser": parse_findings, "labels": ["cyst"]}])
 def test_a_parser_or_a_list(arguments: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="either a parser or a list"):
+    with pytest.raises(InputError, match="a parser (nor|and) a list of labels; expected one of them"):
         FindingsJudge(**arguments)
 
 

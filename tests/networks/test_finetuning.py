@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +136,49 @@ def test_patterns_freeze_modules_and_parameters(tiny_u2llm: U2LLM) -> None:
 def test_adapters_that_cannot_be_merged_are_refused(tiny_u2llm: U2LLM, option: str) -> None:
     with pytest.raises(InputError, match=f"lora: {option} can't be merged into model.pt"):
         prepare_finetuning(tiny_u2llm, lora={**LORA, option: True})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers_to_transform": [0]}, "layers_to_transform would have no effect"),
+        (
+            {"init_lora_weights": "pissa"},
+            "init_lora_weights is 'pissa'; expected one of True, 'gaussian', 'orthogonal'",
+        ),
+        ({"init_lora_weights": False}, "init_lora_weights is False"),
+    ],
+)
+def test_adapters_that_begin_as_another_model_are_refused(
+    tiny_u2llm: U2LLM, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"lora: {message}"):
+        prepare_finetuning(tiny_u2llm, lora=LORA | options)
+
+
+def test_dropout_of_adapters_in_a_frozen_language_model(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    network = prepare_finetuning(tiny_u2llm, LORA | {"lora_dropout": 0.5}, frozen=["model.language_model"]).train()
+    first, second = (network(**batch).logits for _ in range(2))
+    dropouts = [module for name, module in network.named_modules() if name.endswith("lora_dropout.default")]
+    assert dropouts and all(module.training for module in dropouts)
+    torch.testing.assert_close(first, second)  # at first the adapters add nothing
+    assert not network.model.language_model.layers[0].mlp.training
+
+
+def test_statistics_can_be_frozen_alone(tiny_u2llm: U2LLM, batch: dict[str, torch.Tensor]) -> None:
+    """So that policy and reference of full fine-tuning are one model at the first step."""
+    embedding = tiny_u2llm.model.vision_tower.patch_embedding
+    embedding.add_module("statistics", torch.nn.BatchNorm3d(1))
+    embed = embedding.forward
+    embedding.forward = lambda x: embed(embedding.statistics(x))
+    expected = tiny_u2llm.eval()(**batch).logits
+    network = prepare_finetuning(tiny_u2llm, frozen_statistics=True).train()
+    torch.testing.assert_close(network(**batch).logits, expected)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    step(network, batch)
+    names = changed(network, before)
+    prefix = "model.vision_tower.patch_embedding.statistics."
+    assert f"{prefix}weight" in names and not {f"{prefix}running_mean", f"{prefix}num_batches_tracked"} & names
 
 
 def test_saved_folder_has_the_adapters_merged(

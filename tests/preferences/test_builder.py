@@ -23,7 +23,7 @@ import torch
 
 from monai_u2.data import load_records, write_records
 from monai_u2.exceptions import InputError
-from monai_u2.judges import FindingErrors, Judge
+from monai_u2.judges import FindingErrors, FindingsJudge, Judge
 from monai_u2.preferences import PairRule, PreferenceBuilder, SampleFilter, select_cases
 
 NUM_CASES = 7
@@ -268,3 +268,12 @@ def test_arguments_are_checked(records: Path) -> None:
         builder_of(records)
     with pytest.raises(ValueError, match="0 cases and a dataset of 7"):
         PreferenceBuilder([], NumberedCases(), NumberedSamples(), NumberJudge(), records.parent, records)
+
+
+def test_a_judge_that_has_nothing_to_say_is_not_asked(records: Path) -> None:
+    """Before anything is sampled: the scores of what its parser doesn't read are 1 for any text."""
+    sampler = NumberedSamples()
+    made = builder_of(records, sampler=sampler, judge=FindingsJudge(labels=["nodule"]))
+    with pytest.raises(InputError, match="the judge reads no finding in any of"):
+        made.run()
+    assert not sampler.sampled
