@@ -209,14 +209,15 @@ def _nifti_warnings(header: Any) -> list[str]:
         if not scode:
             raise
         return ["the NIfTI header's qform can't be read: sform was used"]
+    warnings = []
     if scode:
         sizes, told = nib.affines.voxel_sizes(sform), np.array(header.get_zooms()[:3])
         if not np.allclose(sizes, told, rtol=_SIZE_TOLERANCE):
             shown = [" × ".join(f"{size:.3g}" for size in three) for three in (sizes, told)]
-            return [
+            warnings.append(
                 f"the NIfTI header's two voxel sizes differ (sform {shown[0]} mm, pixdim {shown[1]} mm): sform was "
                 "used, and sizes may be wrong"
-            ]
+            )
     if not qcode and not scode:
         return [
             "the NIfTI header says nothing about orientation (sform and qform codes are 0): "
@@ -225,11 +226,11 @@ def _nifti_warnings(header: Any) -> list[str]:
     if qcode and scode:
         codes = ["".join(nib.aff2axcodes(affine)) for affine in (sform, qform)]
         if codes[0] != codes[1]:
-            return [
+            warnings.append(
                 f"the NIfTI header's two orientations differ (sform {codes[0]}, qform {codes[1]}): sform was used, "
                 "and left and right may be swapped"
-            ]
-    return []
+            )
+    return warnings
 
 
 def _check_compressed_metaimage(path: Path, num_bytes: int) -> None:

@@ -74,13 +74,14 @@ def run_training(
 
 def _run(trainer: Trainer, evaluator: Evaluator, val_interval: int, checkpoints: TrainingCheckpoints | None) -> None:
     state = trainer.state
-    whole = [state.epoch]
+    whole: list[int] = []
     if state.iteration < state.max_epochs * state.epoch_length:
         # a handler that ends the training in an epoch's last step takes the end of the epoch away, too
         count = trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: whole.append(state.epoch))
         trainer.run()
         count.remove()
     else:
+        whole.append(state.epoch)
         logger.warning("all %d epochs are trained; give a larger --max_epochs to go on.", state.epoch)
     if state.iteration % state.epoch_length or state.epoch not in whole:
         logger.warning(

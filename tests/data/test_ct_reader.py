@@ -375,3 +375,13 @@ def test_a_rounded_quaternion_is_no_obstacle(tmp_path: Path) -> None:
     file.write_bytes(content)
     (warned,) = CTReader().read(file).warnings
     assert "qform can't be read: sform was used" in warned
+
+
+def test_no_warning_hides_another(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(example(), AFFINE)
+    image.set_qform(np.diag([-1, 1, 1, 1]) @ AFFINE, code=1)
+    image.header.set_zooms([0.7, 0.7, 5.0])
+    nib.save(image, tmp_path / "ct.nii")
+    warned = CTReader().read(tmp_path / "ct.nii").warnings
+    assert ["two voxel sizes differ" in text for text in warned] == [True, False]
+    assert "sform LPS, qform RPS" in warned[1]
